@@ -1,0 +1,51 @@
+# Two commands: `make demo` shows everything at work, `make test` checks it. Both install first, once.
+#   make install [PYTHON=python3.12] [IMAGING=pillow]   the command .venv/bin/tench
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PYTHON IMAGING TORCH_INDEX
+
+.PHONY: help install install-test demo test test-slow test-root test-gpu test-interop bench check clean
+
+help:
+	@echo "make install       the virtual environment with the command $(BIN)/tench"
+	@echo "make demo          archives -> dataset -> AlexNet -> errors, on this machine, watched on a web page"
+	@echo "make test          the tests (a quarter of an hour); also test-slow, test-root, test-gpu, test-interop"
+	@echo "make check         lint, types, floors"
+	@echo "make bench         the benchmarks, one after another"
+
+install:
+	@bash docker/install.sh $(VENV) core
+
+install-test:
+	@bash docker/install.sh $(VENV) test
+
+demo: install
+	$(BIN)/tench demo $(DEMO)
+
+test: install-test
+	$(BIN)/python -m pytest --tier test
+
+test-slow: install-test
+	@bash docker/browser.sh
+	$(BIN)/python -m pytest --tier slow
+
+test-root: install-test
+	$(BIN)/python -m pytest --tier root
+
+test-gpu: install-test
+	$(BIN)/python -m pytest --tier gpu
+
+test-interop: install-test
+	bash tests/interop/run.sh $(BIN)
+
+bench: install-test
+	set -e; for name in ingest loader network; do $(BIN)/python -m tests.benchmarks.bench_$$name; done
+
+check: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis *.egg-info

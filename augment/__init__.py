@@ -1,0 +1,1 @@
+"""A sealed dataset in, exact batches out; `augment.loader` is the door."""

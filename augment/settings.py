@@ -1,0 +1,59 @@
+"""What a person may choose about batches: order, crops, flips, mean, colour; defined once."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ingest.settings import Content, Execution, Settings
+
+
+class LoaderSettings(Settings):
+    """Which samples form a batch and what happens to each of them."""
+
+    seed: Annotated[int, Content, Field(ge=0, le=2**63 - 1)] = 0
+    """Seed of order, crops, flips and colour."""
+
+    global_batch: Annotated[int, Content, Field(ge=1, le=1_000_000)] = 128
+    """Samples in a batch, over all ranks together."""
+
+    order: Annotated[Literal["permuted", "fixed"], Content] = "permuted"
+    """Order of an epoch: permuted anew each epoch, or the dataset's own every time (as in 2012)."""
+
+    tail: Annotated[Literal["drop", "short", "wrap"], Content] = "short"
+    """The samples that do not fill the last batch: dropped, a short batch (2012), or filled up from the start."""
+
+    window: Annotated[int, Content, Field(ge=0, le=1_000_000)] = 0
+    """Shards within which the order permutes; 0 permutes over the whole epoch."""
+
+    crop: Annotated[int, Content, Field(ge=1, le=1024)] = 224
+    """Side of the crop in pixels."""
+
+    crop_chunk: Annotated[int, Content, Field(ge=1, le=1_000_000)] = 1
+    """Consecutive samples that share one crop position and flip (32 in the 2012 source)."""
+
+    flip: Annotated[bool, Content] = True
+    """Mirror half of the training pictures."""
+
+    mean: Annotated[Literal["aligned", "centre", "channel", "none"], Content] = "aligned"
+    """Mean subtracted: the mean image under the crop, its centre under every crop (2012), one value a channel."""
+
+    colour: Annotated[Literal["none", "museum", "paper"], Content] = "museum"
+    """Lighting noise: 0.1 x standard deviation of the PCA (2012 source), 0.1 x eigenvalue on [0, 1] (paper)."""
+
+    colour_until_epoch: Annotated[int | None, Content, Field(ge=0)] = None
+    """First epoch without lighting noise; None keeps it to the end."""
+
+    divide: Annotated[float, Content, Field(gt=0, le=1000)] = 1.0
+    """Training inputs are divided by this after the noise (1.1 in the 2012 source)."""
+
+    divide_test: Annotated[float, Content, Field(gt=0, le=1000)] = 1.0
+    """Evaluation inputs are divided by this (1 in the 2012 source)."""
+
+    output: Annotated[Literal["float32", "bfloat16", "uint8"], Content] = "float32"
+    """Type of the delivered pictures; uint8 delivers the bare crops, without mean and noise."""
+
+    threads: Annotated[int | None, Execution, Field(ge=1, le=1024)] = None
+    """Decoding threads; one for each core of the worker unless told."""
+
+    prefetch: Annotated[int, Execution, Field(ge=1, le=16)] = 2
+    """Batches prepared ahead."""

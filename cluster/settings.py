@@ -1,0 +1,99 @@
+"""What a person may ask the service for: one model a kind of job, made from the floors' own settings."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from ingest.settings import Content, Execution, IngestSettings, Settings, VerifySettings
+from trainer.settings import EvaluateSettings, TrainSettings
+
+Uri = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f]+$")]
+RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,64}$")]
+
+
+class IngestRequest(IngestSettings):
+    """Convert a source into a dataset."""
+
+    source: Annotated[Uri, Content]
+    """Folder of the archives, or of class folders."""
+
+    dataset: Annotated[Uri, Execution]
+    """Folder of the new dataset."""
+
+
+class VerifyRequest(VerifySettings):
+    """Prove that a dataset is complete and undamaged."""
+
+    dataset: Annotated[Uri, Execution]
+    """Folder of the dataset."""
+
+
+class TrainRequest(TrainSettings):
+    """Train a network on a dataset."""
+
+    dataset: Annotated[Uri, Execution]
+    """Folder of the dataset."""
+
+
+class EvaluateRequest(EvaluateSettings):
+    """Measure the error of a trained network."""
+
+    dataset: Annotated[Uri, Execution]
+    """Folder of the dataset."""
+
+    run: Annotated[RunId, Content]
+    """Id of the training job whose newest checkpoint is evaluated."""
+
+
+KINDS: dict[str, type[Settings]] = {
+    "ingest": IngestRequest,
+    "verify": VerifyRequest,
+    "train": TrainRequest,
+    "evaluate": EvaluateRequest,
+}
+
+
+class JobRequest(BaseModel):
+    """The body of `POST /v1/jobs`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: str
+    """ingest, verify, train or evaluate."""
+
+    settings: dict[str, Any]
+    """The kind's own settings; `GET /v1/kinds` shows each kind's schema."""
+
+    after: RunId | None = None
+    """Id of a job that has to succeed first."""
+
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Jobs of higher priority start first."""
+
+
+class ServeSettings(Settings):
+    """The service."""
+
+    host: Annotated[str, Execution] = "127.0.0.1"
+    """Address to listen on; any but loopback needs a token."""
+
+    port: Annotated[int, Execution, Field(ge=0, le=65535)] = 8400
+    """Port to listen on; 0 takes a free one and prints it."""
+
+    home: Annotated[str, Execution] = "~/.tench"
+    """Folder of the service: its store, its runs and, unless roots are given, its data."""
+
+    root: Annotated[tuple[str, ...], Execution] = ()
+    """Folder that jobs may read from and write to (repeatable); HOME/data unless given."""
+
+    token_file: Annotated[str | None, Execution] = None
+    """File of the token hashes; HOME/tokens.json unless given."""
+
+    require_token: Annotated[bool, Execution] = False
+    """Ask for a token on loopback as well (a machine with other users)."""
+
+    ray_address: Annotated[str | None, Execution] = None
+    """Address of a Ray cluster's dashboard; without it the service starts a Ray of its own on loopback."""
+
+    num_cpus: Annotated[int | None, Execution, Field(ge=1, le=100_000)] = None
+    """CPUs of the service's own Ray; all cores of this machine unless told."""

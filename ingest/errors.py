@@ -1,0 +1,49 @@
+"""Errors that a person is meant to read, each with the exit code of its way of failing.
+
+Every message says what was found, what was expected and what to do, and names the file, key or field. The
+command line prints the message and leaves with `exit_code`; the service writes both into the run's result.
+"""
+
+
+class TenchError(Exception):
+    """A failure while running (exit code 1)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["TenchError"], tuple[str]]:
+        # Errors cross from Ray's actors to the driver: they must come back as what they were.
+        return type(self), (self.message,)
+
+
+class UsageError(TenchError):
+    """A value that no run could use: a flag out of bounds, an unknown setting (exit code 2)."""
+
+    exit_code = 2
+
+
+class RefusedError(TenchError):
+    """Source, target or plan do not fit, so nothing was started (exit code 3)."""
+
+    exit_code = 3
+
+
+class DamageError(TenchError):
+    """Stored bytes are not the bytes that were recorded (exit code 4)."""
+
+    exit_code = 4
+
+
+class BudgetError(TenchError):
+    """More bad pictures than the run was allowed (exit code 5)."""
+
+    exit_code = 5
+
+
+class Interrupted(TenchError):  # noqa: N818 - not a fault: somebody asked for it
+    """Stopped on request, with everything finished so far kept (exit code 130)."""
+
+    exit_code = 130

@@ -1,0 +1,104 @@
+"""What a person may choose about a conversion, defined once; also the rules for every settings model of Tench.
+
+From these models come the flags of the command line, the HTTP bodies and their documentation, the dashboard's
+forms, `plan.json` and the manifest. A field is marked `Content` when it determines bytes or numbers, or
+`Execution` when it does not (numbers of workers, paths, budgets): only content enters ids, and a rerun or a
+resume may change execution settings only.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Content = Field(json_schema_extra={"role": "content"})
+Execution = Field(json_schema_extra={"role": "execution"})
+
+
+class Settings(BaseModel):
+    """Frozen, unknown keys refused, help taken from the attribute docstrings."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
+    )
+
+    def content(self) -> dict[str, Any]:
+        """The settings that determine bytes or numbers, as JSON-able values."""
+        return self._with_role("content")
+
+    def execution(self) -> dict[str, Any]:
+        """The settings that do not."""
+        return self._with_role("execution")
+
+    def _with_role(self, role: str) -> dict[str, Any]:
+        values = self.model_dump(mode="json")
+        return {name: values[name] for name, field in type(self).model_fields.items() if _role(field) == role}
+
+
+def _role(field: Any) -> str:
+    extra = field.json_schema_extra
+    if not isinstance(extra, dict) or extra.get("role") not in ("content", "execution"):
+        raise AssertionError(f"setting is marked neither Content nor Execution: {field!r}")
+    return str(extra["role"])
+
+
+Share = Annotated[str, StringConstraints(pattern=r"^(\d+|\d+(\.\d+)?%)$")]
+
+
+class IngestSettings(Settings):
+    """How raw pictures become shards."""
+
+    format: Annotated[Literal["arrow", "tfrecord"], Content] = "arrow"
+    """File format of the shards. Both hold the same samples and have the same content id."""
+
+    payload: Annotated[Literal["jpeg", "raw"], Content] = "jpeg"
+    """What is stored of each picture: jpeg (small) or raw RGB bytes (exact, nine times larger)."""
+
+    side: Annotated[int, Content, Field(ge=8, le=1024)] = 256
+    """Side of the stored square in pixels: the shorter side is scaled to it, then the centre is cut out."""
+
+    quality: Annotated[int, Content, Field(ge=1, le=100)] = 90
+    """JPEG quality of the stored pictures (jpeg payload only)."""
+
+    subsampling: Annotated[Literal["4:2:0", "4:4:4"], Content] = "4:2:0"
+    """JPEG chroma subsampling of the stored pictures (jpeg payload only)."""
+
+    filter: Annotated[Literal["bilinear", "bicubic", "lanczos"], Content] = "bicubic"
+    """Filter that rescales pictures; all of them average over the area when shrinking."""
+
+    samples_per_shard: Annotated[int, Content, Field(ge=1, le=1_000_000)] = 1024
+    """Samples in a shard; the last shard of a split holds the rest."""
+
+    seed: Annotated[int, Content, Field(ge=0, le=2**63 - 1)] = 0
+    """Seed of the order that mixes classes over shards."""
+
+    order: Annotated[Literal["shuffled", "source"], Content] = "shuffled"
+    """Order of the samples: shuffled by seed and key, or as the source stores them (for disks that seek slowly)."""
+
+    label_order: Annotated[Literal["wnid", "ilsvrc"], Content] = "wnid"
+    """Which class is label 0: sorted by wnid, or by ILSVRC_ID as in the devkit (needs a source that states it)."""
+
+    num_actors: Annotated[int | None, Execution, Field(ge=1, le=100_000)] = None
+    """Actors that convert shards side by side; one for each core unless told."""
+
+    max_bad: Annotated[Share, Execution] = "0.1%"
+    """Pictures that may be put into quarantine before the run stops: a count (25) or a share (0.1%)."""
+
+
+class VerifySettings(Settings):
+    """How closely a dataset is looked at."""
+
+    deep: Annotated[bool, Execution] = False
+    """Also decode every stored raw picture and recompute the pixel sums."""
+
+
+class SampleSettings(Settings):
+    """A small source in the shape of ImageNet."""
+
+    num_train: Annotated[int, Content, Field(ge=1, le=1000)] = 40
+    """Training pictures of each of the ten classes."""
+
+    num_val: Annotated[int, Content, Field(ge=1, le=1000)] = 24
+    """Validation pictures of each class."""
+
+    seed: Annotated[int, Content, Field(ge=0, le=2**63 - 1)] = 0
+    """Seed of the pictures."""
