@@ -24,7 +24,8 @@ def problems() -> list[str]:
     simd, plain = version("pillow-simd"), version("pillow")
     if simd and plain:
         found.append(
-            f"pillow {plain} and pillow-simd {simd} share one folder and are mixed; remove the environment and install again"
+            f"pillow {plain} and pillow-simd {simd} share one folder and are mixed; "
+            "remove the environment and install again"
         )
     if not simd and not plain:
         found.append("no imaging library is installed; run make install again")
@@ -46,4 +47,5 @@ if __name__ == "__main__":
     import torch
     from PIL import Image
 
-    print(f"    Python {platform.python_version()}, torch {torch.__version__}, PIL {Image.core.PILLOW_VERSION}", file=sys.stderr)
+    found = f"Python {platform.python_version()}, torch {torch.__version__}, PIL {Image.core.PILLOW_VERSION}"
+    print(f"    {found}", file=sys.stderr)

@@ -43,7 +43,7 @@ class BudgetError(TenchError):
     exit_code = 5
 
 
-class Interrupted(TenchError):  # noqa: N818 - not a fault: somebody asked for it
+class Interrupted(TenchError):
     """Stopped on request, with everything finished so far kept (exit code 130)."""
 
     exit_code = 130

@@ -110,7 +110,12 @@ class RunWriter:
         """
         place.put_new("request.json", to_json({"format_version": FORMAT_VERSION, "kind": kind, **request}))
         attempt = RunReader(place).latest_attempt() + 1
-        record = {"format_version": FORMAT_VERSION, "attempt": attempt, "kind": kind, "started_at": time.time()}
+        record = {
+            "format_version": FORMAT_VERSION,
+            "attempt": attempt,
+            "kind": kind,
+            "started_at": time.time(),
+        }
         record |= {"host": socket.gethostname(), "pid": os.getpid(), **facts}
         if not place.put_new(_attempt_path(attempt), to_json(record)):
             raise RefusedError(f"{place.uri}: another driver started attempt {attempt} at the same moment; it goes on")
@@ -166,12 +171,16 @@ class RunWriter:
             self._pending = []
             self._segment_s = min(self._segment_s * 2, LAST_SEGMENT_S)
         if self.place.exists(_attempt_path(self.attempt + 1)):
-            raise Interrupted(f"{self.place.uri}: attempt {self.attempt + 1} has taken over; attempt {self.attempt} ends")
+            raise Interrupted(
+                f"{self.place.uri}: attempt {self.attempt + 1} has taken over; attempt {self.attempt} ends"
+            )
 
     def finish(self, state: State, exit_code: int, error: str | None = None, **facts: Any) -> None:
         """Write how the attempt ended, once, last."""
         self.flush()
-        result = Result(attempt=self.attempt, at=time.time(), state=state, exit_code=exit_code, error=error, facts=facts)
+        result = Result(
+            attempt=self.attempt, at=time.time(), state=state, exit_code=exit_code, error=error, facts=facts
+        )
         self.place.put_new(f"result/{self.attempt:04d}.json", to_json(result.model_dump()))
 
     def request_stop(self) -> None:

@@ -114,9 +114,7 @@ def tiny_raw_dataset(tiny_source: TinySource, ray_session: None, tmp_path_factor
 
 
 @pytest.fixture(scope="session")
-def tiny_tfrecord_dataset(
-    tiny_source: TinySource, ray_session: None, tmp_path_factory: pytest.TempPathFactory
-) -> str:
+def tiny_tfrecord_dataset(tiny_source: TinySource, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The same samples with JPEG payloads in TFRecord files."""
     return _ingest(tiny_source.folders, tmp_path_factory.mktemp("tfrecord"), format="tfrecord")
 

@@ -53,11 +53,15 @@ def test_the_installation_check_names_a_mixed_imaging_library(tmp_path: Path) ->
 @pytest.mark.parametrize("version", ["3.10.9", "3.14.0"])
 def test_an_unfit_python_is_refused_with_the_line_to_run(version: str, tmp_path: Path) -> None:
     python = tmp_path / "python3"
-    python.write_text(f"#!/bin/sh\n[ \"$1\" = --version ] && echo Python {version} && exit 0\nexit 1\n")
+    python.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo Python {version} && exit 0\nexit 1\n')
     python.chmod(0o755)
     environment = {**os.environ, "PYTHON": str(python)}
     done = subprocess.run(
-        ["bash", "docker/install.sh", str(tmp_path / "venv")], cwd=ROOT, env=environment, capture_output=True, text=True
+        ["bash", "docker/install.sh", str(tmp_path / "venv")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert version in done.stderr
