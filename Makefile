@@ -36,7 +36,8 @@ test-gpu: install-test
 	$(BIN)/python -m pytest --tier gpu
 
 test-interop: install-test
-	bash tests/interop/run.sh $(BIN)
+	bash docker/interop.sh .venv-interop
+	$(BIN)/python -m pytest --tier interop
 
 bench: install-test
 	set -e; for name in ingest loader network; do $(BIN)/python -m tests.benchmarks.bench_$$name; done

@@ -1,0 +1,1 @@
+"""Shard formats: each file writes one."""
