@@ -1,1 +1,9 @@
-"""Shard formats: each file writes one."""
+"""File formats of shards. Each writes records into bytes and reports where every payload lies."""
+
+from types import ModuleType
+
+from ingest.formats import arrow, tfrecord
+from ingest.formats.record import Record as Record
+from ingest.formats.record import WrittenShard as WrittenShard
+
+FORMATS: dict[str, ModuleType] = {"arrow": arrow, "tfrecord": tfrecord}

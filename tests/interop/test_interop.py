@@ -59,9 +59,7 @@ def test_tensorflow_reads_the_tfrecords(datasets: dict[str, Path], expected: dic
     assert read_with("tensorflow", list(datasets["tfrecord"].glob("train/*.tfrecord"))) == expected
 
 
-def test_hugging_face_datasets_loads_the_arrow_files(
-    datasets: dict[str, Path], expected: dict[str, list[Any]]
-) -> None:
+def test_hugging_face_datasets_loads_the_arrow_files(datasets: dict[str, Path], expected: dict[str, list[Any]]) -> None:
     assert read_with("datasets", list(datasets["arrow"].glob("train/*.arrow"))) == expected
 
 

@@ -1,0 +1,190 @@
+"""Picture files to square RGB arrays, and these to payloads. The only place that opens pictures of strangers.
+
+The fence: JPEG and PNG only, a limit on pixels before anything is decoded, truncated files refused, and fixed
+codes for the reasons. EXIF orientation is not applied: no AlexNet ever was trained with it applied.
+"""
+
+import gzip
+import hashlib
+import importlib.metadata
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image, ImageFile, UnidentifiedImageError, features
+
+from ingest.errors import TenchError
+from ingest.settings import IngestSettings
+
+FORMATS = ("JPEG", "PNG", "MPO")
+MAX_PIXELS = 100_000_000
+MAX_GZIP_BYTES = 100_000_000
+FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+Code = Literal["empty", "not a picture", "format not allowed", "truncated", "corrupt", "too large"]
+Pixels = npt.NDArray[np.uint8]
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+class PictureError(TenchError):
+    """A picture that cannot be decoded: a fixed code for programs, a message for people."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.code, self.message)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A rescaled picture: uint8 (side, side, 3) RGB, and the width and height that it had."""
+
+    pixels: Pixels
+    width: int
+    height: int
+
+
+def rescale(data: bytes, settings: IngestSettings) -> Picture:
+    """Decode; scale the shorter side to `side` (halves rounded up); cut out the centre (start rounded down).
+
+    Raises PictureError.
+    """
+    with _reasons():
+        with Image.open(io.BytesIO(_unzipped(data)), formats=FORMATS) as opened:
+            width, height = opened.size
+            scaled = _scaled_size(width, height, settings.side)
+            opened.load()
+            image = _to_rgb(opened)
+        if image.size != scaled:
+            image = image.resize(scaled, FILTERS[settings.filter])
+        left, top = (scaled[0] - settings.side) // 2, (scaled[1] - settings.side) // 2
+        square = image.crop((left, top, left + settings.side, top + settings.side))
+        return Picture(np.asarray(square), width, height)
+
+
+def encode(pixels: Pixels, settings: IngestSettings) -> bytes:
+    """The payload of uint8 (side, side, 3) pixels: a JPEG, or the bytes themselves in row order."""
+    if settings.payload == "raw":
+        return pixels.tobytes()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=settings.quality, subsampling=settings.subsampling)
+    return file.getvalue()
+
+
+def decode_payload(payload: bytes, payload_kind: str, side: int) -> Pixels:
+    """uint8 (side, side, 3) pixels of a stored jpeg or raw payload, for pages and sheets."""
+    if payload_kind == "raw":
+        return np.frombuffer(payload, np.uint8).reshape(side, side, 3)
+    with Image.open(io.BytesIO(payload), formats=("JPEG",)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def png_bytes(pixels: Pixels) -> bytes:
+    """A PNG file of uint8 (height, width, 3) pixels."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@cache
+def pixel_fingerprint() -> str:
+    """SHA-256 over converted probe pictures: equal where this library gives the same pixels and JPEG bytes."""
+    digest = hashlib.sha256()
+    for probe in _probes():
+        for name in FILTERS:
+            settings = IngestSettings.model_validate({"filter": name})
+            pixels = rescale(probe, settings).pixels
+            digest.update(pixels.tobytes())
+            digest.update(encode(pixels, settings))
+    return digest.hexdigest()
+
+
+@cache
+def imaging_library() -> dict[str, Any]:
+    """Name and version of the library that is active, whether it is the fast one, and its JPEG library."""
+    fast = any(d.metadata["Name"] == "pillow-simd" for d in importlib.metadata.distributions())
+    return {
+        "name": "pillow-simd" if fast else "pillow",
+        "version": PIL.__version__,
+        "simd": fast,
+        "libjpeg_turbo": features.version("libjpeg_turbo"),
+    }
+
+
+def _probes() -> Iterator[bytes]:
+    """A large JPEG, a small one that has to grow, and a PNG; the same on every machine."""
+    for (height, width), kind in (((331, 500), "JPEG"), ((97, 71), "JPEG"), ((520, 301), "PNG")):
+        rows, columns = np.mgrid[0:height, 0:width].astype(np.int64)
+        planes = [rows * 3 + columns * 5, (rows * columns) // 7, (rows * rows + columns * 11) // 5]
+        file = io.BytesIO()
+        Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8)).save(file, kind)
+        yield file.getvalue()
+
+
+def _scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
+    short, long = min(width, height), max(width, height)
+    if width * height > MAX_PIXELS or short == 0:
+        raise PictureError("too large", f"{width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
+    scaled = (2 * long * side + short) // (2 * short)
+    if scaled * side > MAX_PIXELS:
+        raise PictureError("too large", f"{width} x {height} pixels would become {side} x {scaled} before the cut")
+    return (side, scaled) if width <= height else (scaled, side)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any mode. 16-bit grey keeps its upper byte (a plain convert would clip it to white)."""
+    if image.mode.startswith("I"):
+        grey = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _unzipped(data: bytes) -> bytes:
+    """ILSVRC-2010 holds one picture that is gzip-compressed (n02487347_1956)."""
+    if not data:
+        raise PictureError("empty", "the file is empty")
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        plain = file.read(MAX_GZIP_BYTES + 1)
+    if len(plain) > MAX_GZIP_BYTES:
+        raise PictureError("too large", f"more than {MAX_GZIP_BYTES:,} bytes after decompression")
+    return plain
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn what the imaging library raises into our fixed codes."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError("not a picture", "neither a JPEG nor a PNG file") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError("too large", str(error)) from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+        code: Code = "truncated" if "truncated" in str(error) or isinstance(error, EOFError) else "corrupt"
+        raise PictureError(code, str(error) or type(error).__name__) from error
+
+
+CODES: tuple[str, ...] = get_args(Code)

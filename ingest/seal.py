@@ -1,0 +1,192 @@
+"""Reports of all shards -> index, statistics, manifest. The manifest is put last: it is the seal."""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ingest.convert import INDEX_PART, ShardReport, part_path
+from ingest.errors import RefusedError, TenchError
+from ingest.manifest import MANIFEST, ClassName, Manifest, QuarantinedKey, ShardFile, SplitFacts, StoredHash
+from ingest.pixel_stats import PixelSums, mean_image, rgb_pca
+from ingest.pixels import imaging_library, png_bytes
+from ingest.plan import PLAN, Plan
+from ingest.progress import FORMAT_VERSION
+from ingest.storage import Place
+
+INDEX = pa.schema([("shard", pa.uint32()), *INDEX_PART])
+HASHED_AT_ONCE = 4
+BLOCK = 2**22
+
+
+def damaged_shards(dataset: Place, reports: Sequence[ShardReport]) -> list[ShardReport]:
+    """Reports whose files are not, as read back from the store, what they state."""
+
+    def whole(report: ShardReport) -> bool:
+        wanted = {report.path: report.sha256, **report.part_sha256}
+        return all(_hash_or_none(dataset, path) == sha256 for path, sha256 in wanted.items())
+
+    with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+        return [report for report, ok in zip(reports, pool.map(whole, reports), strict=True) if not ok]
+
+
+def seal(dataset: Place, plan: Plan, reports: Sequence[ShardReport], layout: str) -> Manifest:
+    """Write index, statistics and manifest. `reports` are of every shard, in plan order, checked before.
+
+    Raises RefusedError if no training picture could be decoded, TenchError if another writer sealed another
+    dataset here.
+    """
+    splits = {split: [r for r in reports if r.split == split] for split in plan.entries}
+    indexes = {split: _put_index(dataset, split, of_split) for split, of_split in splits.items()}
+    sums = _merged_sums(dataset, plan, splits["train"])
+    derived = _put_statistics(dataset, sums)
+    quarantine = tuple(QuarantinedKey(split=r.split, **q) for r in reports for q in r.quarantined)
+    paths = _determined_paths(plan, reports, quarantine, indexes)
+    unsealed = Manifest(
+        format_version=FORMAT_VERSION, dataset_id="", content_id="", settings=plan.record["settings"],
+        classes=tuple(ClassName(wnid=c.wnid, words=c.words) for c in plan.classes),
+        pixel_fingerprint=plan.record["pixel_fingerprint"], listing_hash=plan.record["listing_hash"],
+        plan_hash=plan.record["plan_hash"],
+        splits={s: _split_facts(plan, s, r, indexes[s]) for s, r in splits.items()},
+        sums_sha256=sums.digest(), quarantine=quarantine, files=_hashes(dataset, paths),
+        derived=_hashes(dataset, derived), imaging=imaging_library(), versions=_versions(), layout=layout,
+        created_at=round(time.time(), 3),
+    )  # fmt: skip
+    ids = {"dataset_id": unsealed.computed_dataset_id(), "content_id": unsealed.computed_content_id()}
+    return _put_manifest(dataset, unsealed.model_copy(update=ids))
+
+
+def sha256_of(dataset: Place, path: str) -> StoredHash:
+    """SHA-256 and size of a file as read back. Raises FileNotFoundError."""
+    digest, size = hashlib.sha256(), 0
+    if dataset.is_local:
+        with open(dataset.local_path(path), "rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+                size += len(block)
+    else:
+        data = dataset.get(path)
+        digest.update(data)
+        size = len(data)
+    return StoredHash(sha256=digest.hexdigest(), size=size)
+
+
+def _hash_or_none(dataset: Place, path: str) -> str | None:
+    try:
+        return sha256_of(dataset, path).sha256
+    except FileNotFoundError:
+        return None
+
+
+def _hashes(dataset: Place, paths: Iterable[str]) -> dict[str, StoredHash]:
+    ordered = sorted(paths)
+    with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+        return dict(zip(ordered, pool.map(lambda p: sha256_of(dataset, p), ordered), strict=True))
+
+
+def _put_index(dataset: Place, split: str, reports: Sequence[ShardReport]) -> tuple[str, np.ndarray]:
+    """Join the index rows of all shards of a split; its path, and the labels in index order."""
+    sink = pa.BufferOutputStream()
+    labels = []
+    with pa.ipc.new_file(sink, INDEX) as writer:
+        for report in reports:
+            part = pa.ipc.open_file(pa.py_buffer(dataset.get(part_path(split, report.number, "arrow")))).read_all()
+            shard = pa.array(np.full(len(part), report.number, np.uint32))
+            rows = part.add_column(0, INDEX.field("shard"), shard)
+            labels.append(rows.column("label").to_numpy())
+            for batch in rows.to_batches():
+                writer.write_batch(batch)
+    path = f"index/{split}.arrow"
+    _put_determined(dataset, path, bytes(sink.getvalue()))
+    return path, np.concatenate(labels)
+
+
+def _merged_sums(dataset: Place, plan: Plan, reports: Sequence[ShardReport]) -> PixelSums:
+    sums = PixelSums(int(plan.record["settings"]["side"]))
+    for report in reports:
+        sums.merge(PixelSums.from_bytes(dataset.get(part_path("train", report.number, "npz"))))
+    if sums.count == 0:
+        raise RefusedError(
+            f"{dataset.uri}: not one training picture could be decoded; see {dataset.name('quarantine')}"
+        )
+    return sums
+
+
+def _put_statistics(dataset: Place, sums: PixelSums) -> list[str]:
+    """Put the sums and what follows from them; the paths of the latter."""
+    _put_determined(dataset, "statistics/sums.npz", sums.to_bytes())
+    mean = mean_image(sums)
+    array = io.BytesIO()
+    np.save(array, mean)
+    pca = json.dumps({"num_samples": sums.count, **rgb_pca(sums).to_json()}, indent=1).encode() + b"\n"
+    derived = {
+        "statistics/mean.npy": array.getvalue(),
+        "statistics/mean.png": png_bytes(np.rint(mean).astype(np.uint8)),
+        "statistics/pca.json": pca,
+    }
+    for path, data in derived.items():
+        dataset.put_new(path, data)
+    return list(derived)
+
+
+def _determined_paths(
+    plan: Plan,
+    reports: Sequence[ShardReport],
+    quarantine: Sequence[QuarantinedKey],
+    indexes: dict[str, tuple[str, np.ndarray]],
+) -> set[str]:
+    paths = {PLAN, "statistics/sums.npz", *(path for path, _ in indexes.values())}
+    paths |= {f"plan/entries-{split}.arrow" for split in plan.entries}
+    for report in reports:
+        paths |= {report.path, part_path(report.split, report.number, "json"), *report.part_sha256}
+    for bad in quarantine:
+        paths |= {f"quarantine/{bad.split}-{bad.row:08d}.json", f"quarantine/{bad.split}-{bad.row:08d}.bin"}
+    return paths
+
+
+def _split_facts(plan: Plan, split: str, reports: Sequence[ShardReport], index: tuple[str, np.ndarray]) -> SplitFacts:
+    path, labels = index
+    counts = np.bincount(labels[labels >= 0], minlength=len(plan.wnids))
+    return SplitFacts(
+        num_samples=len(labels), num_quarantined=sum(len(r.quarantined) for r in reports),
+        class_counts=tuple(int(c) for c in counts), index=path,
+        shards=tuple(
+            ShardFile(
+                path=r.path, sha256=r.sha256, size=r.size, num_samples=r.num_samples, content_sha256=r.content_sha256
+            )
+            for r in reports
+        ),
+    )  # fmt: skip
+
+
+def _put_determined(dataset: Place, path: str, data: bytes) -> None:
+    if not dataset.put_new(path, data) and dataset.get(path) != data:
+        raise TenchError(
+            f"{dataset.name(path)}: holds other bytes than the reports of the shards give; it was changed by hand or "
+            "by a writer of another plan. Remove it and run the same command again"
+        )
+
+
+def _put_manifest(dataset: Place, manifest: Manifest) -> Manifest:
+    from ingest.manifest import read_manifest
+
+    if not dataset.put_new(MANIFEST, manifest.to_bytes()):
+        other = read_manifest(dataset)
+        if other.dataset_id != manifest.dataset_id:
+            raise TenchError(
+                f"{dataset.name(MANIFEST)}: another writer sealed dataset {other.dataset_id[:16]} here, "
+                f"this one made {manifest.dataset_id[:16]}"
+            )
+        return other
+    return read_manifest(dataset)
+
+
+def _versions() -> dict[str, Any]:
+    return {name: importlib.metadata.version(name) for name in ("tench", "numpy", "pyarrow", "ray")}
