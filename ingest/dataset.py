@@ -163,7 +163,10 @@ class Split:
         return str(self._table.column("key")[row].as_py())
 
     def map_shard(self, number: int) -> npt.NDArray[np.uint8]:
-        """A shard's bytes, uint8, read-only, mapped into memory. Raises DamageError, RefusedError (remote)."""
+        """A shard's bytes, uint8, mapped into memory copy-on-write: nothing can be changed on disk through it.
+
+        Raises DamageError (gone, or of another size), RefusedError (a remote dataset).
+        """
         return self._maps(number)
 
     def payload(self, row: int) -> bytes:
@@ -185,7 +188,8 @@ class Split:
             raise DamageError(
                 f"{path}: {found or 'no'} bytes, the manifest states {shard.size}; restore it from a copy"
             )
-        return np.memmap(path, np.uint8, "r")
+        # Not read-only: consumers that refuse read-only memory (DLPack, torch) can use it without a copy.
+        return np.asarray(np.memmap(path, np.uint8, "c"))
 
     def _column(self, name: str, dtype: Any) -> Any:
         return np.ascontiguousarray(self._table.column(name).to_numpy(), dtype=dtype)
