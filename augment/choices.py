@@ -48,7 +48,7 @@ def normals(seed: int, epoch: int, samples: npt.NDArray[np.int64]) -> npt.NDArra
     """Three standard normal values for each sample, float64 (n, 3)."""
     table = quantiles()
     drawn = words(seed, samples, epoch, COLOUR_STREAM)[:3]
-    return np.stack([table[(w >> np.uint64(16)).astype(np.int64)] for w in drawn], axis=-1) * QUANTUM
+    return np.stack([table[(w >> np.uint64(16)).astype(np.int64)] * np.float64(QUANTUM) for w in drawn], axis=-1)
 
 
 @cache
@@ -59,17 +59,12 @@ def quantiles() -> npt.NDArray[np.int32]:
     return np.concatenate([-upper[::-1], upper])
 
 
-def _offsets(
-    settings: LoaderSettings, pca: Pca, epoch: int, samples: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
+def _offsets(settings: LoaderSettings, pca: Pca, epoch: int, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     over = settings.colour_until_epoch is not None and epoch >= settings.colour_until_epoch
     if settings.colour == "none" or over:
         return np.zeros((len(samples), 3), np.float32)
-    if settings.colour == "museum":
-        scale = pca.stdevs
-    else:
-        # The paper's wording, on values of [0, 1], back in pixel units.
-        scale = pca.eigenvalues / 255.0**2 * 255.0
+    # The paper's wording means values of [0, 1]; the eigenvalue of those, back in pixel units.
+    scale = pca.stdevs if settings.colour == "museum" else pca.eigenvalues / 255.0**2 * 255.0
     z = normals(settings.seed, epoch, samples)
     total = np.zeros((len(samples), 3))
     # Plain multiplications and additions in this order: the same bits on every processor.

@@ -4,8 +4,8 @@ Per sample, rows are seen as vectors of 3 * crop values: plain (crop, crop, 3) a
 dimension of three and take twice the time. On a GPU the whole batch is one expression with the same roundings.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,22 +16,25 @@ from augment.choices import Choices
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
 
 
-@dataclass(frozen=True)
 class Finish:
     """How pictures of a dataset are finished. `mean` is float64 (side, side, 3) in pixel units."""
 
-    mean: npt.NDArray[np.float64]
-    mean_kind: str
-    crop: int
-    divide: float
-    output: str
-    device: torch.device
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        mean = torch.from_numpy(_mean_image(self.mean, self.mean_kind, self.crop))
-        object.__setattr__(self, "_means", (mean.contiguous(), mean.flip(1).contiguous()))
-        object.__setattr__(self, "_pool", ThreadPoolExecutor(self.threads) if self.threads > 2 else None)
+    def __init__(
+        self,
+        mean: npt.NDArray[np.float64],
+        mean_kind: str,
+        crop: int,
+        *,
+        divide: float,
+        output: str,
+        device: torch.device,
+        threads: int = 1,
+    ) -> None:
+        self.mean_kind, self.crop, self.output, self.device = mean_kind, crop, output, device
+        self.divide = np.float32(divide).item()
+        image = torch.from_numpy(_mean_image(mean, mean_kind, crop)).contiguous()
+        self._mean, self._mirrored_mean = image, image.flip(1).contiguous()
+        self._pool = ThreadPoolExecutor(threads, "finish") if threads > 2 else None
 
     def crops(self, pictures: list[torch.Tensor] | torch.Tensor, choices: Choices) -> torch.Tensor:
         """uint8 (n, crop, crop, 3): crops of uint8 (side, side, 3) pictures, mirrored where chosen."""
@@ -59,32 +62,30 @@ class Finish:
         out = torch.empty(n, self.crop, row)
         rows = crops.view(n, self.crop, row)
         offsets = torch.from_numpy(choices.offset).repeat(1, self.crop)
-        coloured = choices.offset.any(axis=1)
+        coloured = (choices.offset != 0).any(axis=1).tolist()
 
         def one(i: int) -> None:
             torch.sub(rows[i], self._mean_rows(choices, i), out=out[i])
             if coloured[i]:
                 out[i].add_(offsets[i])
             if self.divide != 1.0:
-                out[i].div_(np.float32(self.divide).item())
+                out[i].div_(self.divide)
 
         self._each(one, n)
         return out.view(n, self.crop, self.crop, 3)
 
     def _mean_rows(self, choices: Choices, i: int) -> torch.Tensor:
         """float32 (crop, 3 * crop): the mean under the crop, as mirrored as the picture (aligned only)."""
-        plain, flipped = self._means  # type: ignore[attr-defined]
         if self.mean_kind != "aligned":
-            return plain.view(self.crop, -1)  # type: ignore[no-any-return]
+            return self._mean.view(self.crop, -1)
         y, x = int(choices.y[i]), int(choices.x[i])
-        if choices.mirror[i]:
-            x = plain.shape[1] - self.crop - x
-        image = flipped if choices.mirror[i] else plain
-        return image.view(len(image), -1)[y : y + self.crop, 3 * x : 3 * (x + self.crop)]  # type: ignore[no-any-return]
+        image = self._mirrored_mean if choices.mirror[i] else self._mean
+        left = len(image) - self.crop - x if choices.mirror[i] else x
+        return image.view(len(image), -1)[y : y + self.crop, 3 * left : 3 * (left + self.crop)]
 
     def _floats_at_once(self, crops: torch.Tensor, choices: Choices) -> torch.Tensor:
         device = crops.device
-        mean = self._means[0].to(device)  # type: ignore[attr-defined]
+        mean = self._mean.to(device)
         if self.mean_kind == "aligned":
             span = torch.arange(self.crop, device=device)
             rows = torch.from_numpy(choices.y).to(device)[:, None] + span
@@ -94,15 +95,14 @@ class Finish:
             mean = mean[rows[:, :, None], columns[:, None, :]]
         offset = torch.from_numpy(choices.offset).to(device)[:, None, None, :]
         values = (crops.float() - mean) + offset
-        return values.div_(np.float32(self.divide).item()) if self.divide != 1.0 else values
+        return values.div_(self.divide) if self.divide != 1.0 else values
 
-    def _each(self, work: "object", count: int) -> None:
-        pool: ThreadPoolExecutor | None = self._pool  # type: ignore[attr-defined]
-        if pool is None:
+    def _each(self, work: Callable[[int], None], count: int) -> None:
+        if self._pool is None:
             for i in range(count):
-                work(i)  # type: ignore[operator]
+                work(i)
         else:
-            list(pool.map(work, range(count), chunksize=8))  # type: ignore[arg-type]
+            list(self._pool.map(work, range(count)))
 
 
 def _mean_image(mean: npt.NDArray[np.float64], kind: str, crop: int) -> npt.NDArray[np.float32]:

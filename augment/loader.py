@@ -1,10 +1,10 @@
 """Batches of a dataset for training and evaluation: the door of this package, useful with any PyTorch script.
 
-    with Loader("small", LoaderSettings(global_batch=64)) as loader:
-        for epoch in range(90):
-            loader.set_epoch(epoch)
-            for images, labels, _ in loader:
-                ...
+with Loader("small", LoaderSettings(global_batch=64)) as loader:
+    for epoch in range(90):
+        loader.set_epoch(epoch)
+        for images, labels, _ in loader:
+            ...
 """
 
 import os
@@ -83,8 +83,9 @@ class Loader:
         threads = settings.threads or len(os.sched_getaffinity(0))
         divide = settings.divide_test if views else settings.divide
         self._finish = Finish(
-            self.dataset.mean, settings.mean, settings.crop, divide, settings.output, torch.device(device), threads
-        )
+            self.dataset.mean, settings.mean, settings.crop, divide=divide, output=settings.output,
+            device=torch.device(device), threads=threads,
+        )  # fmt: skip
         share = -(-settings.global_batch // world_size)
         self._decoder = JpegDecoder(share, threads) if self.dataset.payload == "jpeg" else None
         self._producer: _Producer | None = None
@@ -290,4 +291,3 @@ class _Producer:
             except queue.Full:
                 continue
         return False
-

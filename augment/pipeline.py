@@ -39,7 +39,7 @@ class JpegDecoder:
         pipeline, _ = self._under_way.popleft()
         try:
             (pixels,) = pipeline.outputs()
-            return torch.from_dlpack(pixels.as_tensor())
+            return torch.utils.dlpack.from_dlpack(pixels.as_tensor())
         finally:
             self._pipelines.append(pipeline)
 
@@ -50,8 +50,6 @@ def _pipeline(max_batch: int, threads: int) -> Any:
     pipeline = Pipeline(batch_size=max_batch, num_threads=threads, device_id=None, prefetch_queue_depth=1)
     with pipeline:
         payload = fn.external_source(name="payload", dtype=types.UINT8, ndim=1, no_copy=True)
-        pipeline.set_outputs(
-            fn.decoders.image(payload, device="cpu", output_type=types.RGB, adjust_orientation=False)
-        )
+        pipeline.set_outputs(fn.decoders.image(payload, device="cpu", output_type=types.RGB, adjust_orientation=False))
     pipeline.build()
     return pipeline

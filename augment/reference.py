@@ -18,7 +18,7 @@ def mean_under(mean: npt.NDArray[np.float64], kind: str, y: int, x: int, mirror:
     if kind == "none":
         return np.zeros(3, np.float32)
     if kind == "channel":
-        return mean.reshape(-1, 3).mean(axis=0).astype(np.float32)
+        return np.asarray(mean.reshape(-1, 3).mean(axis=0), np.float32)
     if kind == "centre":
         start = (mean.shape[0] - crop) // 2
         return rounded[start : start + crop, start : start + crop]

@@ -9,7 +9,7 @@ import torch
 from augment.loader import Loader
 from augment.settings import LoaderSettings
 from ingest.dataset import Dataset
-from ingest.pixels import decode_payload, png_bytes
+from ingest.png import png_bytes
 
 GAP = 4
 
@@ -31,7 +31,7 @@ def training_sheet(dataset: str, settings: LoaderSettings, epochs: int = 5, samp
                 _place(sheet, row, epoch + 1, image, tile)
     split = opened.split("train")
     for row in range(min(samples, split.num_samples)):
-        _place(sheet, row, 0, decode_payload(split.payload(row), opened.payload, opened.side), tile)
+        _place(sheet, row, 0, split.pixels(row), tile)
     return sheet
 
 
@@ -45,8 +45,6 @@ def _viewable(images: torch.Tensor) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def _place(
-    sheet: npt.NDArray[np.uint8], row: int, column: int, image: npt.NDArray[np.uint8], tile: int
-) -> None:
+def _place(sheet: npt.NDArray[np.uint8], row: int, column: int, image: npt.NDArray[np.uint8], tile: int) -> None:
     top, left = GAP + row * (tile + GAP), GAP + column * (tile + GAP)
     sheet[top : top + image.shape[0], left : left + image.shape[1]] = image

@@ -180,6 +180,12 @@ class Split:
             )
         return payload
 
+    def pixels(self, row: int) -> npt.NDArray[np.uint8]:
+        """A sample's picture, uint8 (side, side, 3) RGB, its checksum verified."""
+        from ingest.pixels import decode_payload
+
+        return decode_payload(self.payload(row), self.dataset.payload, self.dataset.side)
+
     def _map(self, number: int) -> npt.NDArray[np.uint8]:
         shard = self.shards[number]
         path = self.dataset.place.local_path(shard.path)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.dataset import Dataset
-from ingest.pixels import decode_payload, png_bytes
+from ingest.png import png_bytes
 from ingest.storage import Place
 
 Pixels = npt.NDArray[np.uint8]
@@ -57,7 +57,7 @@ def contact_sheet(dataset: str, split: str = "train", columns: int = 10, rows: i
     for column, label in enumerate(labels):
         of_class = np.flatnonzero(chosen.label == label)
         for row, sample in enumerate(of_class[:rows]):
-            pixels = decode_payload(chosen.payload(int(sample)), opened.payload, opened.side)
+            pixels = chosen.pixels(int(sample))
             top, left = GAP + row * (tile + GAP), GAP + column * (tile + GAP)
             sheet[top : top + tile, left : left + tile] = _small(pixels, tile)
     return sheet

@@ -93,13 +93,6 @@ def decode_payload(payload: bytes, payload_kind: str, side: int) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def png_bytes(pixels: Pixels) -> bytes:
-    """A PNG file of uint8 (height, width, 3) pixels."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
 @cache
 def pixel_fingerprint() -> str:
     """SHA-256 over converted probe pictures: equal where this library gives the same pixels and JPEG bytes."""

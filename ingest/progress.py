@@ -127,11 +127,18 @@ class RunWriter:
     @classmethod
     def join(cls, place: Place, attempt: int) -> "RunWriter":
         """Go on writing an attempt in another process (rank 0), after what its driver has written so far."""
-        segments = [int(f.path[-14:-6]) for f in place.files(f"events/{attempt:04d}")]
-        reader = RunReader(place)
-        seen = reader.progress(attempt)
-        last = max((e.seq for e in reader.events(attempt)), default=0)
-        return cls(place, attempt, seq=max(last, seen.seq if seen else 0), segment=max(segments, default=0))
+        writer = cls(place, attempt)
+        writer.resume_after_others()
+        return writer
+
+    def resume_after_others(self) -> None:
+        """Go on after what another process has written meanwhile (rank 0, while the network trained)."""
+        reader = RunReader(self.place)
+        segments = [int(f.path[-14:-6]) for f in self.place.files(f"events/{self.attempt:04d}")]
+        seen = reader.progress(self.attempt)
+        last = max((e.seq for e in reader.events(self.attempt)), default=0)
+        self._seq = max(last, seen.seq if seen else 0, self._seq)
+        self._segment = max(segments, default=0)
 
     def event(self, kind: str, text: str, **data: Any) -> None:
         """Note that something happened. Reaches readers within the segment's seconds, or at `flush`."""

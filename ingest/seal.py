@@ -16,8 +16,9 @@ from ingest.convert import INDEX_PART, ShardReport, part_path
 from ingest.errors import RefusedError, TenchError
 from ingest.manifest import MANIFEST, ClassName, Manifest, QuarantinedKey, ShardFile, SplitFacts, StoredHash
 from ingest.pixel_stats import PixelSums, mean_image, rgb_pca
-from ingest.pixels import imaging_library, png_bytes
+from ingest.pixels import imaging_library
 from ingest.plan import PLAN, Plan
+from ingest.png import png_bytes
 from ingest.progress import FORMAT_VERSION
 from ingest.storage import Place
 

@@ -113,6 +113,9 @@ class RuleSettings(Settings):
     bias_rate_factor: Annotated[float, Content, Field(ge=0)] = 2.0
     """First rate of the biases, in units of the weights' rate."""
 
+    lower_biases: Annotated[bool, Content] = True
+    """Divide the biases' rate together with the weights' (not so in the 2012 run)."""
+
     momentum: Annotated[float, Content, Field(ge=0, lt=1)] = 0.9
     """Share of the velocity that is kept; the velocity holds the rate."""
 

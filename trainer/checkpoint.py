@@ -1,0 +1,140 @@
+"""Checkpoints: complete or absent. RUN/checkpoints/step-00150000.0001/ (step, attempt).
+
+weights.pt    torch.load(weights_only=True) gives {"network": {...}, "velocity": {...}}
+state.json    where the run stands: epoch, step, schedule, loader state, recipe, ids, versions
+hashes.json   SHA-256 of the two, put last: its presence makes the checkpoint visible
+"""
+
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ingest.errors import DamageError, RefusedError
+from ingest.progress import to_json
+from ingest.storage import Place
+
+FORMAT_VERSION = 1
+FOLDER = "checkpoints"
+WEIGHTS, STATE, HASHES = "weights.pt", "state.json", "hashes.json"
+NAME = re.compile(r"step-(\d{8})\.(\d{4})$")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and found whole."""
+
+    path: str
+    state: dict[str, Any]
+    network: dict[str, torch.Tensor]
+    velocity: dict[str, torch.Tensor]
+
+
+def save(
+    run: Place, attempt: int, state: dict[str, Any], network: dict[str, torch.Tensor], velocity: dict[str, torch.Tensor]
+) -> str:
+    """Write a checkpoint at `state["step"]`; its path in the run folder. Once it returns, the checkpoint is visible."""
+    path = f"{FOLDER}/step-{state['step']:08d}.{attempt:04d}"
+    if run.exists(f"{path}/{HASHES}"):
+        return path
+    file = io.BytesIO()
+    torch.save({"network": _on_cpu(network), "velocity": _on_cpu(velocity)}, file)
+    files = {WEIGHTS: file.getvalue(), STATE: to_json({"format_version": FORMAT_VERSION, **state})}
+    for name, data in files.items():
+        run.delete(f"{path}/{name}")
+        run.put_new(f"{path}/{name}", data)
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    run.put_new(f"{path}/{HASHES}", to_json(hashes))
+    return path
+
+
+def complete(run: Place) -> list[str]:
+    """Paths of the complete checkpoints, oldest step first."""
+    names = [name for name in run.folders(FOLDER) if NAME.match(name)]
+    return [f"{FOLDER}/{n}" for n in sorted(names) if run.exists(f"{FOLDER}/{n}/{HASHES}")]
+
+
+def load(run: Place, path: str) -> Checkpoint:
+    """Read a checkpoint. Raises DamageError if it does not have its hashes, RefusedError if it is of a newer Tench."""
+    hashes = json.loads(run.get(f"{path}/{HASHES}"))
+    data = {}
+    for name in (WEIGHTS, STATE):
+        try:
+            data[name] = run.get(f"{path}/{name}")
+        except FileNotFoundError:
+            raise DamageError(f"{run.name(path)}/{name}: is gone") from None
+        if hashlib.sha256(data[name]).hexdigest() != hashes.get(name):
+            raise DamageError(f"{run.name(path)}/{name}: does not have the hash that was recorded; it was changed")
+    state = json.loads(data[STATE])
+    if state["format_version"] > FORMAT_VERSION:
+        raise RefusedError(
+            f"{run.name(path)}: checkpoint format {state['format_version']}, this Tench reads {FORMAT_VERSION}; update it"
+        )
+    tensors = torch.load(io.BytesIO(data[WEIGHTS]), weights_only=True, map_location="cpu")
+    return Checkpoint(path, state, tensors["network"], tensors["velocity"])
+
+
+def newest(run: Place) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, and what is wrong with newer ones.
+
+    Raises DamageError if there are checkpoints but none is whole: going on from nothing would throw work away.
+    """
+    damages: list[str] = []
+    paths = complete(run)
+    for path in reversed(paths):
+        try:
+            return load(run, path), damages
+        except DamageError as error:
+            damages.append(error.message)
+    if damages:
+        raise DamageError(f"{run.uri}: none of {len(paths)} checkpoints is whole: {damages[0]}")
+    return None, []
+
+
+def refuse_other(state: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise RefusedError naming what differs between a checkpoint and the run that wants to continue it."""
+    for key in ("content_id", "classes"):
+        if state[key] != wanted[key]:
+            raise RefusedError(
+                f"checkpoint: {key.replace('_', ' ')} is {_short(state[key])}, the dataset's is {_short(wanted[key])}; "
+                "continue with the dataset that the run was begun with"
+            )
+    said = _differences("", state["recipe"], wanted["recipe"])
+    if said:
+        raise RefusedError(
+            f"the run was begun with other settings: {'; '.join(said)}. Only settings that do not change numbers "
+            "(workers, device, threads, intervals) and the number of epochs may change"
+        )
+
+
+def prune(run: Place, keep: int) -> None:
+    """Remove all but the newest complete checkpoints; the hashes first, so that none is ever seen half."""
+    for path in complete(run)[:-keep]:
+        for name in (HASHES, STATE, WEIGHTS):
+            run.delete(f"{path}/{name}")
+        if run.is_local:
+            run.local_path(path).rmdir()
+
+
+def _differences(prefix: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    said = []
+    for name in sorted(set(before) | set(now)):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            said += _differences(f"{prefix}{name}.", old, new)
+        elif old != new and f"{prefix}{name}" != "epochs":
+            said.append(f"{prefix}{name} was {old}, now {new}")
+    return said
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,363 @@
+"""The step, the epoch and the run as plain functions over (network, rule, loader). No Ray here."""
+
+import importlib.metadata
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from augment.loader import Batch, Loader
+from ingest.dataset import Dataset
+from ingest.errors import Interrupted, TenchError
+from ingest.progress import RunWriter
+from trainer import checkpoint
+from trainer.dropout import DropoutKey
+from trainer.evaluate import Errors, evaluate
+from trainer.networks import AlexNet, build, count_parameters
+from trainer.reduce import FlatGradients
+from trainer.schedules import ScheduleState, after_evaluation, rates
+from trainer.settings import Recipe, TrainSettings
+from trainer.update import Rule
+
+EXTRAS = 5
+LOSS, CORRECT, ROWS, STOP, SAVE = range(EXTRAS)
+METRICS_EVERY_S = 1.0
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class RankContext:
+    """Which worker this is and what it may use."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    threads: int
+
+
+@dataclass
+class Sums:
+    """Sums over the samples of the epoch so far (all ranks), and over those since the last metrics event."""
+
+    loss: float = 0.0
+    correct: float = 0.0
+    samples: float = 0.0
+
+    def add(self, loss: float, correct: float, samples: float) -> None:
+        self.loss += loss
+        self.correct += correct
+        self.samples += samples
+
+
+@dataclass
+class Training:
+    """A run in one process: everything a step needs, and where the run stands."""
+
+    context: RankContext
+    dataset: Dataset
+    recipe: Recipe
+    settings: TrainSettings
+    network: AlexNet
+    rule: Rule
+    gradients: FlatGradients
+    loader: Loader
+    run: RunWriter | None
+    schedule: ScheduleState = field(default_factory=ScheduleState)
+    epoch: int = 0
+    step: int = 0
+    epoch_sums: Sums = field(default_factory=Sums)
+    evaluation_due: bool = False
+    errors: Errors | None = None
+    saved_at: float = field(default_factory=time.monotonic)
+    reporter: "Reporter | None" = None
+
+    @property
+    def total_samples(self) -> int:
+        return self.recipe.epochs * self.loader.split.num_samples
+
+
+def prepare(
+    context: RankContext, dataset: Dataset, recipe: Recipe, settings: TrainSettings, run: RunWriter | None
+) -> Training:
+    """Build everything from the recipe; nothing is trained yet."""
+    torch.set_num_threads(context.threads)
+    network = build(recipe.network, recipe.seed).to(context.device)
+    loading = recipe.loader.model_copy(update={"threads": context.threads})
+    loader = Loader(dataset, loading, rank=context.rank, world_size=context.world_size, device=context.device)
+    training = Training(
+        context,
+        dataset,
+        recipe,
+        settings,
+        network,
+        Rule(network, recipe.rule),
+        FlatGradients(network, EXTRAS),
+        loader,
+        run,
+    )
+    training.reporter = Reporter(training)
+    return training
+
+
+def fit(training: Training, found: checkpoint.Checkpoint | None) -> dict[str, Any]:
+    """Train to the last epoch, from a checkpoint if there is one. Returns the final facts.
+
+    Raises Interrupted after a stop, with a checkpoint written at the step where every rank stopped.
+    """
+    started = time.monotonic()
+    if found is not None:
+        restore(training, found)
+    first = training.step
+    with training.loader:
+        if training.evaluation_due:
+            _finish_epoch(training)
+        while training.epoch < training.recipe.epochs:
+            train_epoch(training)
+            _finish_epoch(training)
+    seconds = time.monotonic() - started
+    return _facts(training, seconds, training.step - first)
+
+
+def train_epoch(training: Training) -> None:
+    """The rest of the epoch: steps, metrics, timed checkpoints. Raises Interrupted after a stop."""
+    training.loader.set_epoch(training.epoch)
+    rate = rates(training.recipe.rule, training.schedule, training.epoch)
+    for batch in training.loader:
+        loss, correct, rows, stop, save = train_step(training, batch, *_wishes(training))
+        training.rule.step(rate)
+        training.step += 1
+        training.epoch_sums.add(loss, correct, rows)
+        if training.reporter is not None:
+            training.reporter.after_step(loss, correct, rows, rate.weights)
+        if not loss < float("inf"):
+            raise TenchError(
+                f"step {training.step}: the loss is {loss / max(rows, 1)}; the run diverged. Take a lower --learning-rate"
+            )
+        if stop or save:
+            save_checkpoint(training)
+        if stop:
+            raise Interrupted(f"Stopped after step {training.step}; the checkpoint there is complete.")
+    training.evaluation_due = True
+
+
+def train_step(training: Training, batch: Batch, stop: bool, save: bool) -> list[float]:
+    """Gradient means of one global batch into the parameters' `.grad`.
+
+    Returns, summed over ranks: loss, correct predictions, rows, wishes to stop, wishes for a checkpoint.
+    """
+    gradients, n = training.gradients, len(batch.labels)
+    gradients.zero()
+    key = DropoutKey(training.recipe.seed, training.step, batch.places.numpy())
+    for first, last, is_last in _micro_batches(n, training.settings.micro_batch or max(n, 1)):
+        if is_last:
+            gradients.arm()
+        _accumulate(training, batch, key.part(first, last), first, last)
+    gradients.extras[ROWS] = n
+    gradients.extras[STOP], gradients.extras[SAVE] = float(stop), float(save)
+    sums = gradients.reduce()
+    gradients.divide(max(sums[ROWS], 1.0))
+    return sums
+
+
+def save_checkpoint(training: Training) -> None:
+    """Write a checkpoint (rank 0 only)."""
+    training.saved_at = time.monotonic()
+    if training.run is None:
+        return
+    path = checkpoint.save(
+        training.run.place, training.run.attempt, _state(training), training.network.state_dict(),
+        training.rule.state_dict(),
+    )  # fmt: skip
+    checkpoint.prune(training.run.place, training.settings.keep_checkpoints)
+    training.run.event(
+        "checkpoint", f"Checkpoint at step {training.step}.", step=training.step, epoch=training.epoch, path=path
+    )
+
+
+def restore(training: Training, found: checkpoint.Checkpoint) -> None:
+    """Stand where a checkpoint stood. Raises RefusedError if it is of other data or settings."""
+    checkpoint.refuse_other(found.state, _identity(training))
+    training.network.load_state_dict(found.network)
+    training.rule.load_state_dict(found.velocity)
+    training.schedule = ScheduleState(**found.state["schedule"])
+    training.epoch, training.step = found.state["epoch"], found.state["step"]
+    training.epoch_sums = Sums(**found.state["epoch_sums"])
+    training.evaluation_due = found.state["evaluation_due"]
+    training.errors = Errors(**found.state["errors"]) if found.state["errors"] else None
+    training.loader.load_state_dict(found.state["loader"])
+    if training.run is not None:
+        training.run.event("resumed", f"Goes on from step {training.step}.", step=training.step, path=found.path)
+
+
+class Reporter:
+    """Metrics and progress of rank 0, at most once a second; silent on other ranks."""
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self._since = Sums()
+        self._at = time.monotonic()
+        self._waited = 0.0
+        self._last: dict[str, Any] = {}
+
+    def after_step(self, loss: float, correct: float, rows: float, rate: float) -> None:
+        self._since.add(loss, correct, rows)
+        if self._training.run is not None and self.seconds() >= METRICS_EVERY_S:
+            self.report(rate, self.seconds())
+
+    def report(self, rate: float, seconds: float) -> None:
+        """Write what happened since the last report."""
+        training, since = self._training, self._since
+        run = training.run
+        if run is None or not since.samples:
+            return
+        waited = training.loader.waited_s - self._waited
+        self._last = {
+            "step": training.step, "epoch": training.epoch, "loss": round(since.loss / since.samples, 6),
+            "train_top1_error": round(1 - since.correct / since.samples, 6), "learning_rate": rate,
+            "samples_per_s": round(since.samples / max(seconds, 1e-9), 2),
+            "data_wait_share": round(min(waited / max(seconds, 1e-9), 1.0), 4),
+        }  # fmt: skip
+        run.event("metrics", f"Step {training.step}: loss {self._last['loss']:.4f}.", **self._last)
+        self.progress()
+        self.restart()
+
+    def restart(self) -> None:
+        """Leave out what was not training (an evaluation, a checkpoint)."""
+        self._since, self._at, self._waited = Sums(), time.monotonic(), self._training.loader.waited_s
+
+    def seconds(self) -> float:
+        """Since the last report."""
+        return max(time.monotonic() - self._at, 1e-9)
+
+    def progress(self, force: bool = False) -> None:
+        """Replace the run's progress with where the training stands."""
+        training = self._training
+        if training.run is None:
+            return
+        done = training.epoch * training.loader.split.num_samples + int(training.epoch_sums.samples)
+        errors = training.errors.to_json() if training.errors else {}
+        figures = {
+            **self._last,
+            "epoch": min(training.epoch + 1, training.recipe.epochs),
+            "epochs": training.recipe.epochs,
+            "step": training.step,
+            "top1_error": errors.get("top1_error"),
+            "top5_error": errors.get("top5_error"),
+        }
+        total = training.total_samples
+        training.run.progress("training", min(done, total), total, "samples", force=force, **figures)
+
+
+def _accumulate(training: Training, batch: Batch, key: DropoutKey, first: int, last: int) -> None:
+    """Add the gradients of rows first .. last - 1 (sums, not means)."""
+    images, labels = batch.images[first:last], batch.labels[first:last]
+    bf16 = training.recipe.precision == "bf16"
+    with torch.autocast(training.context.device.type, torch.bfloat16, enabled=bf16):
+        logits = training.network(images, dropout=key)
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    loss.backward()  # type: ignore[no-untyped-call]
+    training.gradients.extras[LOSS] += loss.detach().double()
+    training.gradients.extras[CORRECT] += (logits.argmax(dim=1) == labels).sum()
+
+
+def _micro_batches(n: int, size: int) -> Iterator[tuple[int, int, bool]]:
+    """(first, last, whether it is the last one) of each micro-batch."""
+    for first in range(0, n, size):
+        last = min(first + size, n)
+        yield first, last, last == n
+
+
+def _wishes(training: Training) -> tuple[bool, bool]:
+    """Whether rank 0 wants to stop, or to write a checkpoint because one is due."""
+    if training.run is None:
+        return False, False
+    due = time.monotonic() - training.saved_at >= training.settings.checkpoint_minutes * 60
+    return training.run.stop_requested(), due
+
+
+def _finish_epoch(training: Training) -> None:
+    """Evaluate, adjust the schedule, write the epoch's checkpoint."""
+    run = training.run
+    if training.reporter is not None:
+        rate = rates(training.recipe.rule, training.schedule, training.epoch).weights
+        training.reporter.report(rate, training.reporter.seconds())
+    if "val" in training.dataset.split_names:
+        training.errors = _evaluate(training)
+        training.schedule = after_evaluation(training.recipe.rule, training.schedule, training.errors.top1_error)
+        if run is not None:
+            run.event(
+                "evaluated",
+                f"Epoch {training.epoch + 1}: top-1 error {training.errors.top1_error:.2%}, "
+                f"top-5 error {training.errors.top5_error:.2%}.",
+                epoch=training.epoch, step=training.step, **training.errors.to_json(),
+            )  # fmt: skip
+    training.epoch += 1
+    training.epoch_sums = Sums()
+    training.evaluation_due = False
+    training.loader.set_epoch(training.epoch)
+    save_checkpoint(training)
+    if training.reporter is not None:
+        training.reporter.restart()
+        training.reporter.progress(force=True)
+
+
+def _evaluate(training: Training) -> Errors:
+    context = training.context
+    loading = training.recipe.loader.model_copy(
+        update={"threads": context.threads, "global_batch": EVALUATION_BATCH * context.world_size}
+    )
+    with Loader(
+        training.dataset, loading, split="val", rank=context.rank, world_size=context.world_size, device=context.device,
+        views=1,
+    ) as loader:  # fmt: skip
+        return evaluate(training.network, loader, training.recipe.precision)
+
+
+def _identity(training: Training) -> dict[str, Any]:
+    """What a checkpoint must share with the run that continues it."""
+    return {
+        "content_id": training.dataset.content_id,
+        "classes": [c.wnid for c in training.dataset.classes],
+        "recipe": training.recipe.model_dump(mode="json"),
+    }
+
+
+def _state(training: Training) -> dict[str, Any]:
+    return {
+        **_identity(training),
+        "dataset_id": training.dataset.dataset_id,
+        "epoch": training.epoch,
+        "step": training.step,
+        "schedule": training.schedule.to_json(),
+        "epoch_sums": vars(training.epoch_sums),
+        "evaluation_due": training.evaluation_due,
+        "errors": training.errors.to_json() if training.errors else None,
+        "loader": training.loader.state_dict(),
+        "execution": {
+            "world_size": training.context.world_size,
+            "threads": training.context.threads,
+            "device": training.context.device.type,
+        },
+        "versions": {name: importlib.metadata.version(name) for name in ("tench", "torch")},
+    }
+
+
+def _facts(training: Training, seconds: float, steps: int) -> dict[str, Any]:
+    errors = training.errors.to_json() if training.errors else {}
+    samples = min(steps * training.recipe.loader.global_batch, training.total_samples)
+    return {
+        "epochs": training.epoch,
+        "steps": training.step,
+        "top1_error": errors.get("top1_error"),
+        "top5_error": errors.get("top5_error"),
+        "loss": errors.get("loss"),
+        "num_samples": errors.get("num_samples"),
+        "num_parameters": count_parameters(training.network),
+        "world_size": training.context.world_size,
+        "device": training.context.device.type,
+        "seconds": round(seconds, 2),
+        "samples_per_s": round(samples / seconds, 2) if seconds else 0.0,
+    }

@@ -1,0 +1,215 @@
+"""A training run: in this process (0 workers), or as a Ray Train job. The only Ray Train import."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ingest.dataset import Dataset
+from ingest.errors import DamageError, Interrupted, RefusedError, TenchError, UsageError
+from ingest.progress import RunWriter, new_run_id, to_json
+from ingest.storage import Place
+from trainer import checkpoint
+from trainer.evaluate import pick_device
+from trainer.presets import misfits, recipe
+from trainer.settings import TrainSettings
+
+ERRORS: dict[str, type[TenchError]] = {
+    e.__name__: e for e in (TenchError, UsageError, RefusedError, DamageError, Interrupted)
+}
+COLLECTIVE_TIMEOUT_S = 600
+
+
+def train(dataset: str, run_folder: str, settings: TrainSettings, run: RunWriter) -> dict[str, Any]:
+    """Train, or go on from the newest whole checkpoint of the run folder. Returns the final facts.
+
+    With workers, the caller has connected Ray. Raises RefusedError (dataset, settings or checkpoint do not fit),
+    DamageError, Interrupted.
+    """
+    opened = Dataset.open(dataset)
+    if "train" not in opened.split_names:
+        raise RefusedError(f"{opened.uri}: has no training split")
+    chosen = recipe(settings, opened)
+    for sentence in misfits(settings, opened):
+        run.event("warning", sentence)
+    found, damages = checkpoint.newest(run.place)
+    for damage in damages:
+        run.event("warning", f"{damage}; an older checkpoint is used.")
+    facts = {"dataset_id": opened.dataset_id, "preset": settings.preset, "num_classes": opened.num_classes}
+    run.event(
+        "phase", f"Training {settings.preset} on {opened.split('train').num_samples:,} samples.",
+        recipe=chosen.model_dump(mode="json"), resumed_from=found.path if found else None,
+    )  # fmt: skip
+    if settings.num_workers == 0:
+        return facts | _in_process(opened, settings, run, found)
+    del found
+    return facts | _with_ray(opened, settings, run)
+
+
+def plan_only(dataset: str, settings: TrainSettings) -> dict[str, Any]:
+    """What a run would do (`--dry-run`): the recipe, steps, parameters, and what does not fit the dataset."""
+    from trainer.networks import AlexNet, count_parameters
+
+    opened = Dataset.open(dataset)
+    chosen = recipe(settings, opened)
+    samples = opened.split("train").num_samples
+    steps = samples // chosen.loader.global_batch
+    if chosen.loader.tail != "drop" and samples % chosen.loader.global_batch:
+        steps += 1
+    return {
+        "dataset": opened.uri,
+        "dataset_id": opened.dataset_id,
+        "recipe": chosen.model_dump(mode="json"),
+        "num_parameters": count_parameters(AlexNet(chosen.network)),
+        "steps_per_epoch": steps,
+        "steps": steps * chosen.epochs,
+        "samples": samples * chosen.epochs,
+        "misfits": misfits(settings, opened),
+    }
+
+
+def _in_process(
+    dataset: Dataset, settings: TrainSettings, run: RunWriter, found: checkpoint.Checkpoint | None
+) -> dict[str, Any]:
+    from trainer.fit import RankContext, fit, prepare
+
+    threads = settings.cpus_per_worker or len(os.sched_getaffinity(0))
+    context = RankContext(0, 1, pick_device(settings.device), threads)
+    return fit(prepare(context, dataset, recipe(settings, dataset), settings, run), found)
+
+
+def _with_ray(dataset: Dataset, settings: TrainSettings, run: RunWriter) -> dict[str, Any]:
+    """Run `_worker` on every worker of a Ray Train job; rank 0 writes the run folder meanwhile."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    cpus, use_gpu = _resources(settings)
+    run.event("phase", f"Starting {settings.num_workers} workers of {cpus} CPUs{' and a GPU' if use_gpu else ''} each.")
+    run.flush()
+    arguments = {
+        "dataset": dataset.uri,
+        "settings": settings.model_dump(mode="json"),
+        "run": run.place.uri,
+        "attempt": run.attempt,
+        "threads": cpus,
+    }
+    # Ray's own record of the run is not ours: it goes to a folder of its own, under a name that never comes again.
+    storage = run.place.local_path("ray") if run.place.is_local else Path("/tmp/tench-ray-train")
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config=arguments,
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ScalingConfig(
+            num_workers=settings.num_workers, use_gpu=use_gpu,
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=new_run_id("fit"), storage_path=str(storage), failure_config=FailureConfig(max_failures=2),
+            worker_runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}},
+        ),
+    )  # fmt: skip
+    try:
+        _fit(trainer, run)
+    finally:
+        run.resume_after_others()
+        _remove_folder(storage)
+    return _outcome(run)
+
+
+def _fit(trainer: Any, run: RunWriter) -> None:
+    """Run the job. What the workers raise of ours, they have written down; the rest is Ray's."""
+    try:
+        trainer.fit()
+    except SystemExit:
+        # Ray Train turns Ctrl-C into an exit of its own.
+        raise Interrupted("Stopped by Ctrl-C; the newest checkpoint is complete.") from None
+    except Exception as error:
+        if _outcome_file(run) is None:
+            raise TenchError(f"the training job failed in Ray: {_last_words(error)}") from error
+
+
+def _worker(arguments: dict[str, Any]) -> None:
+    """What every worker runs. An error of ours is written down and ends the job: Ray must not try it again."""
+    import ray.train
+    import torch
+
+    from trainer.fit import RankContext, fit, prepare
+
+    ray_context = ray.train.get_context()
+    rank, world_size = ray_context.get_world_rank(), ray_context.get_world_size()
+    place, settings = Place(arguments["run"]), TrainSettings.model_validate(arguments["settings"])
+    outcome: dict[str, Any]
+    run = None
+    try:
+        opened = Dataset.open(arguments["dataset"])
+        device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
+        if settings.device == "cpu":
+            device = torch.device("cpu")
+        run = RunWriter.join(place, arguments["attempt"]) if rank == 0 else None
+        context = RankContext(rank, world_size, device, arguments["threads"])
+        training = prepare(context, opened, recipe(settings, opened), settings, run)
+        found, _ = checkpoint.newest(place)
+        outcome = {"facts": fit(training, found)}
+    except TenchError as error:
+        outcome = {"error": type(error).__name__, "message": error.message}
+    if run is not None:
+        run.flush()
+    if rank == 0 or "error" in outcome:
+        place.put_new(_outcome_path(arguments["attempt"], rank), to_json(outcome))
+
+
+def _outcome(run: RunWriter) -> dict[str, Any]:
+    outcome = _outcome_file(run)
+    if outcome is None:
+        raise TenchError(f"{run.place.uri}: the workers ended without saying how; see Ray's logs of the run")
+    if "error" in outcome:
+        raise ERRORS.get(outcome["error"], TenchError)(outcome["message"])
+    facts: dict[str, Any] = outcome["facts"]
+    return facts
+
+
+def _outcome_file(run: RunWriter) -> dict[str, Any] | None:
+    """How the workers ended: an error of any rank goes before rank 0's facts."""
+    import json
+
+    folder = f"workers/{run.attempt:04d}"
+    found: list[dict[str, Any]] = [json.loads(run.place.get(f.path)) for f in run.place.files(folder)]
+    return next((o for o in found if "error" in o), found[0] if found else None)
+
+
+def _outcome_path(attempt: int, rank: int) -> str:
+    return f"workers/{attempt:04d}/{rank:05d}.json"
+
+
+def _resources(settings: TrainSettings) -> tuple[int, bool]:
+    """CPUs of each worker and whether it gets a GPU. Raises RefusedError if the cluster cannot hold the workers."""
+    import ray
+
+    total = ray.cluster_resources()
+    gpus = int(total.get("GPU", 0))
+    use_gpu = settings.device == "gpu" or (settings.device == "auto" and gpus >= settings.num_workers > 0)
+    granted = int(os.environ.get("TENCH_CPUS", total.get("CPU", 1)))
+    cpus = settings.cpus_per_worker or max(1, granted // settings.num_workers)
+    if use_gpu and gpus < settings.num_workers:
+        raise RefusedError(f"--num-workers {settings.num_workers}: the cluster has {gpus} GPUs, one is needed for each")
+    if cpus * settings.num_workers > total.get("CPU", 1):
+        raise RefusedError(
+            f"--num-workers {settings.num_workers} with {cpus} CPUs each: the cluster has {int(total.get('CPU', 1))} CPUs; "
+            "take fewer workers or a smaller --cpus-per-worker"
+        )
+    return cpus, use_gpu
+
+
+def _remove_folder(folder: Path) -> None:
+    import shutil
+
+    for _ in range(3):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.2)
+
+
+def _last_words(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
