@@ -1,14 +1,16 @@
 """The order of an epoch and the rows of each batch: pure functions of position, for any number of ranks."""
 
 import hashlib
+import json
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from augment.random_words import philox4x32
+from augment.random_words import key_of, philox4x32
 from augment.settings import LoaderSettings
 
 Rows = npt.NDArray[np.int64]
@@ -31,8 +33,8 @@ class EpochOrder:
     @property
     def num_steps(self) -> int:
         """Global batches in the epoch."""
-        batches = self.num_samples / self.settings.global_batch
-        return math.floor(batches) if self.settings.tail == "drop" else math.ceil(batches)
+        whole, rest = divmod(self.num_samples, self.settings.global_batch)
+        return whole if self.settings.tail == "drop" or not rest else whole + 1
 
     def positions(self, step: int) -> Rows:
         """Positions in the epoch's order of global batch `step`: consecutive; past the end only with tail `wrap`."""
@@ -86,19 +88,25 @@ def permuted(index: Rows, size: int, seed: int, epoch: int, window: int = 0) -> 
     return found.astype(np.int64)
 
 
+def order_facts(settings: LoaderSettings) -> dict[str, Any]:
+    """Everything that decides which samples form batch s, and which of them share a crop."""
+    names = ("seed", "global_batch", "order", "tail", "crop_chunk", "window")
+    return {name: getattr(settings, name) for name in names}
+
+
 def order_id(settings: LoaderSettings) -> str:
-    """Names everything that decides which samples form batch s: a state of another one cannot be continued."""
-    parts = [settings.seed, settings.global_batch, settings.order, settings.tail, settings.crop_chunk, settings.window]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    """Names the order: a state of another one cannot be continued."""
+    return hashlib.sha256(json.dumps(order_facts(settings), sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _round_keys(seed: int, epoch: int, window: int) -> list[int]:
+@lru_cache(4096)
+def _round_keys(seed: int, epoch: int, window: int) -> tuple[int, ...]:
     """Words of two Philox blocks: word 0 of both, then word 1 of both, and so on."""
-    blocks = philox4x32(([2 * window, 2 * window + 1], 0, epoch, ORDER_STREAM), (seed & 0xFFFFFFFF, seed >> 32))
-    return [int(word) for pair in blocks for word in pair]
+    blocks = philox4x32(([2 * window, 2 * window + 1], 0, epoch, ORDER_STREAM), key_of(seed))
+    return tuple(int(word) for pair in blocks for word in pair)
 
 
-def _feistel(index: npt.NDArray[np.uint64], rows: int, columns: int, keys: list[int]) -> npt.NDArray[np.uint64]:
+def _feistel(index: npt.NDArray[np.uint64], rows: int, columns: int, keys: tuple[int, ...]) -> npt.NDArray[np.uint64]:
     a, b = np.uint64(rows), np.uint64(columns)
     left, right = index // b, index % b
     for key in keys:

@@ -23,7 +23,8 @@ def mean_under(mean: npt.NDArray[np.float64], kind: str, y: int, x: int, mirror:
         start = (mean.shape[0] - crop) // 2
         return rounded[start : start + crop, start : start + crop]
     cut = rounded[y : y + crop, x : x + crop]
-    return cut[:, ::-1] if mirror else cut
+    flipped: Floats = cut[:, ::-1]
+    return flipped if mirror else cut
 
 
 def finished(pixels: npt.NDArray[np.uint8], mean: Floats, offset: Floats, divide: float) -> Floats:

@@ -102,14 +102,16 @@ class RunWriter:
         self._rate = _Rate()
 
     @classmethod
-    def begin(cls, place: Place, kind: str, request: dict[str, Any], **facts: Any) -> "RunWriter":
-        """Start the next attempt. Raises RefusedError if another driver took the same number at the same time.
+    def begin(
+        cls, place: Place, kind: str, request: dict[str, Any], *, attempt: int | None = None, **facts: Any
+    ) -> "RunWriter":
+        """Start the next attempt, or the one that is told. Raises RefusedError if another driver took its number.
 
         `request` (kind, settings, source, dataset ...) is written once, by the first attempt; `facts` go into
         the attempt's own file: the checkpoint it resumes from, execution settings, versions.
         """
         place.put_new("request.json", to_json({"format_version": FORMAT_VERSION, "kind": kind, **request}))
-        attempt = RunReader(place).latest_attempt() + 1
+        attempt = attempt or RunReader(place).latest_attempt() + 1
         record = {
             "format_version": FORMAT_VERSION,
             "attempt": attempt,
@@ -118,7 +120,7 @@ class RunWriter:
         }
         record |= {"host": socket.gethostname(), "pid": os.getpid(), **facts}
         if not place.put_new(_attempt_path(attempt), to_json(record)):
-            raise RefusedError(f"{place.uri}: another driver started attempt {attempt} at the same moment; it goes on")
+            raise RefusedError(f"{place.uri}: another driver started attempt {attempt} already; it goes on")
         writer = cls(place, attempt)
         writer.event("started", f"Attempt {attempt} started on {socket.gethostname()}.")
         writer.flush()

@@ -150,7 +150,8 @@ def train_step(training: Training, batch: Batch, stop: bool, save: bool) -> list
     """
     gradients, n = training.gradients, len(batch.labels)
     gradients.zero()
-    key = DropoutKey(training.recipe.seed, training.step, batch.places.numpy())
+    places = training.loader.share(training.loader.state_dict()["step"] - 1).places
+    key = DropoutKey(training.recipe.seed, training.step, places)
     for first, last, is_last in _micro_batches(n, training.settings.micro_batch or max(n, 1)):
         if is_last:
             gradients.arm()

@@ -1,6 +1,7 @@
 """A training run: in this process (0 workers), or as a Ray Train job. The only Ray Train import."""
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -117,15 +118,25 @@ def _with_ray(dataset: Dataset, settings: TrainSettings, run: RunWriter) -> dict
 
 
 def _fit(trainer: Any, run: RunWriter) -> None:
-    """Run the job. What the workers raise of ours, they have written down; the rest is Ray's."""
-    try:
-        trainer.fit()
-    except SystemExit:
-        # Ray Train turns Ctrl-C into an exit of its own.
-        raise Interrupted("Stopped by Ctrl-C; the newest checkpoint is complete.") from None
-    except Exception as error:
-        if _outcome_file(run) is None:
-            raise TenchError(f"the training job failed in Ray: {_last_words(error)}") from error
+    """Run the job. What the workers raise of ours, they have written down; the rest is Ray's.
+
+    In a thread of its own: in the main thread Ray Train would take over Ctrl-C and end the workers at once, where a
+    stop is to leave a checkpoint. A second Ctrl-C leaves through here, and the workers end with this process.
+    """
+    failures: list[BaseException] = []
+
+    def job() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001 - raised again by the main thread, as one of ours
+            failures.append(error)
+
+    thread = threading.Thread(target=job, name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    if failures and _outcome_file(run) is None:
+        raise TenchError(f"the training job failed in Ray: {_last_words(failures[0])}") from failures[0]
 
 
 def _worker(arguments: dict[str, Any]) -> None:
