@@ -1,16 +1,12 @@
 // Curves: uPlot draws them; here are direct labels instead of a legend, marks, keys, a log switch and a table.
 // Drag to zoom, double-click (or 0) to see all, arrow keys read values.
 
+import { colour, drawable, drawLabels, drawMarks, FONT, labelRoom, SERIES_COLOURS } from "./chart_paint.js";
 import { figure } from "./format.js";
 import { h, setText } from "./elements.js";
 
 const HEIGHT = 190;
-const LABEL_ROOM = 118; // px right of the plot, for "validation 0.417"
-const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 const MAX_ROWS = 200; // of the table
-
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const SERIES_COLOURS = ["--accent", "--second"];
 
 /**
  * chart({title, note, x, series: [{label, format}], zero, top, log}): a card whose `update(points, marks, xMax)` takes
@@ -20,18 +16,37 @@ export function chart(options) {
   const view = { options, points: [], marks: [], xMax: null, log: false, plot: null };
   const readout = h("output.readout", { "aria-live": "polite" });
   const place = h("div.plot", {
-    tabindex: "0", role: "group", "aria-roledescription": "chart",
+    tabindex: "0",
+    role: "group",
+    "aria-roledescription": "chart",
     "aria-label": `${options.title}: arrow keys read values, 0 shows all`,
     on: { keydown: (event) => onKey(view, event), blur: () => hideCursor(view) },
   });
   const empty = h("p.quiet.plot-empty", {}, "No figures yet.");
-  const tableBody = h("details.figures", { on: { toggle: () => fillTable(view, tableBody) } }, h("summary", {}, "as a table"));
-  const logSwitch = options.log && h("button.small", {
-    type: "button", "aria-pressed": "false",
-    on: { click: () => toggleLog(view, logSwitch) },
-  }, "log");
-  const element = h("section.card.chart", { "aria-label": options.title },
-    h("h2", {}, options.title, " ", h("span.note", {}, options.note ?? ""), logSwitch), place, readout, tableBody);
+  const tableBody = h(
+    "details.figures",
+    { on: { toggle: () => fillTable(view, tableBody) } },
+    h("summary", {}, "as a table"),
+  );
+  const logSwitch =
+    options.log &&
+    h(
+      "button.small",
+      {
+        type: "button",
+        "aria-pressed": "false",
+        on: { click: () => toggleLog(view, logSwitch) },
+      },
+      "log",
+    );
+  const element = h(
+    "section.card.chart",
+    { "aria-label": options.title },
+    h("h2", {}, options.title, " ", h("span.note", {}, options.note ?? ""), logSwitch),
+    place,
+    readout,
+    tableBody,
+  );
   Object.assign(view, { place, readout, empty, tableBody });
   place.append(empty);
   element.update = (points, marks = [], xMax = null) => update(view, points, marks, xMax);
@@ -42,7 +57,11 @@ export function chart(options) {
 
 function watch(view) {
   view.theme = matchMedia("(prefers-color-scheme: dark)");
-  view.rebuild = () => { view.plot?.destroy(); view.plot = null; draw(view); };
+  view.rebuild = () => {
+    view.plot?.destroy();
+    view.plot = null;
+    draw(view);
+  };
   view.theme.addEventListener("change", view.rebuild);
   view.sizes = new ResizeObserver(() => {
     if (view.plot && view.place.clientWidth) view.plot.setSize({ width: view.place.clientWidth, height: HEIGHT });
@@ -85,34 +104,70 @@ function aligned(view) {
   return tables.length === 1 ? tables[0] : uPlot.join(tables);
 }
 
-const drawable = (view, value) => (view.log && !(value > 0) ? null : value);
-
 function plotOptions(view) {
   const { options } = view;
   const axis = { stroke: colour("--quiet"), font: FONT, ticks: { show: false }, border: { show: false } };
   return {
     width: view.place.clientWidth,
     height: HEIGHT,
-    padding: [10, LABEL_ROOM, 0, 0],
+    padding: [10, (u) => labelRoom(view, u), 0, 0],
     legend: { show: false },
     cursor: { y: false, points: { size: 6 }, drag: { x: true, y: false, setScale: true } },
     scales: {
       x: { time: false, range: (u, min, max) => xRange(view, u, min, max) },
-      y: { distr: view.log ? 3 : 1, range: view.log ? undefined : (u, min, max) => yRange(options, min, max) },
+      y: view.log ? { distr: 3 } : { range: (u, min, max) => yRange(options, min, max) },
     },
     axes: [
-      { ...axis, size: 26, gap: 4, space: 70, grid: { show: false }, values: (u, ticks) => ticks.map((t) => figure(t, 6)) },
-      { ...axis, size: 52, gap: 6, space: 42, grid: { stroke: colour("--line"), width: 1 }, values: (u, ticks) => ticks.map((t) => (t === null ? "" : figure(t))) },
+      {
+        ...axis,
+        size: 26,
+        gap: 4,
+        space: 70,
+        grid: { show: false },
+        values: (u, ticks) => ticks.map((t) => figure(t, 6)),
+      },
+      {
+        ...axis,
+        size: 52,
+        gap: 6,
+        space: 42,
+        grid: { stroke: colour("--line"), width: 1 },
+        values: (u, ticks) => ticks.map((t) => (t === null ? "" : figure(t))),
+      },
     ],
-    series: [{}, ...options.series.map((series, i) => ({
-      label: series.label, stroke: colour(SERIES_COLOURS[i]), width: 2, spanGaps: true,
-      points: { show: (u) => u.data[i + 1].filter((v) => v !== null && v !== undefined).length < 3, size: 6, fill: colour(SERIES_COLOURS[i]) },
-    }))],
+    series: [
+      {},
+      ...options.series.map((series, i) => ({
+        label: series.label,
+        stroke: colour(SERIES_COLOURS[i]),
+        width: 2,
+        spanGaps: true,
+        points: {
+          show: (u) => u.data[i + 1].filter((v) => v !== null && v !== undefined).length < 3,
+          size: 6,
+          fill: colour(SERIES_COLOURS[i]),
+        },
+      })),
+    ],
     hooks: {
-      draw: [(u) => { drawMarks(view, u); drawLabels(view, u); }],
+      draw: [
+        (u) => {
+          drawMarks(view, u);
+          drawLabels(view, u);
+        },
+      ],
       setCursor: [(u) => readValue(view, u)],
-      setSelect: [(u) => { u.zoomed = true; }],
-      init: [(u) => u.over.addEventListener("dblclick", () => { u.zoomed = false; })],
+      setSelect: [
+        (u) => {
+          u.zoomed = true;
+        },
+      ],
+      init: [
+        (u) =>
+          u.over.addEventListener("dblclick", () => {
+            u.zoomed = false;
+          }),
+      ],
     },
   };
 }
@@ -129,56 +184,6 @@ function yRange(options, min, max) {
   const high = options.top ?? max;
   const room = high > low ? (high - low) * 0.06 : Math.abs(high) * 0.1 || 1;
   return [options.zero ? 0 : low - room, options.top ? Math.max(options.top, max) : high + room];
-}
-
-function drawMarks(view, u) {
-  const { ctx, bbox } = u;
-  const ratio = devicePixelRatio;
-  ctx.save();
-  ctx.strokeStyle = ctx.fillStyle = colour("--quiet");
-  ctx.font = FONT.replace("12px", `${11 * ratio}px`);
-  ctx.setLineDash([2 * ratio, 3 * ratio]);
-  let textEnd = -Infinity;
-  for (const mark of view.marks) {
-    const x = u.valToPos(mark.x, "x", true);
-    if (x < bbox.left || x > bbox.left + bbox.width) continue;
-    ctx.beginPath();
-    ctx.moveTo(x, bbox.top);
-    ctx.lineTo(x, bbox.top + bbox.height);
-    ctx.stroke();
-    if (x < textEnd) continue;
-    ctx.fillText(mark.label, x + 4 * ratio, bbox.top + 11 * ratio);
-    textEnd = x + ctx.measureText(mark.label).width + 8 * ratio;
-  }
-  ctx.restore();
-}
-
-function drawLabels(view, u) {
-  const { ctx, bbox } = u;
-  const ratio = devicePixelRatio;
-  const labels = view.points.map((series, i) => lastLabel(view, u, series, i)).filter(Boolean).sort((a, b) => a.y - b.y);
-  labels.forEach((labelled, i) => {
-    labelled.textY = Math.max(labelled.y + 4 * ratio, i ? labels[i - 1].textY + 14 * ratio : bbox.top + 8 * ratio);
-  });
-  ctx.save();
-  ctx.font = FONT.replace("12px", `${12 * ratio}px`);
-  for (const { x, y, textY, text, hue } of labels) {
-    ctx.fillStyle = hue;
-    ctx.beginPath();
-    ctx.arc(x, y, 3.5 * ratio, 0, 2 * Math.PI);
-    ctx.fill();
-    ctx.fillText(text, x + 8 * ratio, textY);
-  }
-  ctx.restore();
-}
-
-function lastLabel(view, u, series, i) {
-  const last = series.findLast(([, value]) => drawable(view, value) !== null);
-  if (!last) return null;
-  const [x, y] = [u.valToPos(last[0], "x", true), u.valToPos(last[1], "y", true)];
-  if (x < u.bbox.left - 1 || x > u.bbox.left + u.bbox.width + 1) return null;
-  const { label, format } = view.options.series[i];
-  return { x, y, text: `${label} ${format(last[1])}`, hue: colour(SERIES_COLOURS[i]) };
 }
 
 function readValue(view, u) {
@@ -222,29 +227,45 @@ function toggleLog(view, button) {
 function fillTable(view, details) {
   if (!details.open) return;
   const { options } = view;
-  const rows = view.points.flatMap((series, i) => series.slice(-MAX_ROWS).map(([x, value]) => [options.series[i], x, value]));
+  const rows = view.points.flatMap((series, i) =>
+    series.slice(-MAX_ROWS).map(([x, value]) => [options.series[i], x, value]),
+  );
   details.querySelector(".scroll")?.remove();
-  details.append(h("div.scroll.tall", { tabindex: "0" }, h("table", {},
-    h("caption.unseen", {}, `${options.title}, the newest ${MAX_ROWS} of each line`),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "line"), h("th.number", { scope: "col" }, options.x), h("th.number", { scope: "col" }, "value"))),
-    h("tbody", {}, rows.reverse().map(([series, x, value]) => h("tr", {}, h("td", {}, series.label), h("td.number", {}, figure(x, 6)), h("td.number", {}, series.format(value))))))));
-}
-
-/** A thin curve without axes for a line of a list; points: [[x, value], ...]. */
-export function sparkline(points, words) {
-  const SVG = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("class", "spark");
-  svg.setAttribute("viewBox", "0 0 90 22");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", words);
-  const drawn = points.filter(([, value]) => Number.isFinite(value));
-  if (drawn.length < 2) return svg;
-  const [xs, ys] = [drawn.map((p) => p[0]), drawn.map((p) => p[1])];
-  const scale = (v, min, max, size) => (max > min ? ((v - min) / (max - min)) * size : size / 2);
-  const line = document.createElementNS(SVG, "polyline");
-  line.setAttribute("points", drawn.map(([x, y]) =>
-    `${(2 + scale(x, xs[0], xs.at(-1), 86)).toFixed(1)},${(20 - scale(y, Math.min(...ys), Math.max(...ys), 18)).toFixed(1)}`).join(" "));
-  svg.append(line);
-  return svg;
+  details.append(
+    h(
+      "div.scroll.tall",
+      { tabindex: "0" },
+      h(
+        "table",
+        {},
+        h("caption.unseen", {}, `${options.title}, the newest ${MAX_ROWS} of each line`),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", { scope: "col" }, "line"),
+            h("th.number", { scope: "col" }, options.x),
+            h("th.number", { scope: "col" }, "value"),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          rows
+            .reverse()
+            .map(([series, x, value]) =>
+              h(
+                "tr",
+                {},
+                h("td", {}, series.label),
+                h("td.number", {}, figure(x, 6)),
+                h("td.number", {}, series.format(value)),
+              ),
+            ),
+        ),
+      ),
+    ),
+  );
 }

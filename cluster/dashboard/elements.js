@@ -13,7 +13,9 @@ export function h(what, attributes = {}, ...children) {
     if (name === "on") Object.entries(value).forEach(([event, listener]) => element.addEventListener(event, listener));
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -76,16 +78,39 @@ export function card(title, note, ...children) {
 
 /** Names and values, two columns. Values are texts or elements. */
 export function facts(pairs) {
-  return h("dl.facts", {}, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value ?? UNKNOWN)]));
+  return h(
+    "dl.facts",
+    {},
+    pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value ?? UNKNOWN)]),
+  );
 }
 
 /** columns: [{title, number?}]; rows: arrays of texts or elements. */
 export function table(caption, columns, rows) {
   const cells = (row) => row.map((cell, i) => h(columns[i].number ? "td.number" : "td", {}, cell));
-  return h("div.scroll", {}, h("table", {},
-    h("caption.unseen", {}, caption),
-    h("thead", {}, h("tr", {}, columns.map((c) => h(c.number ? "th.number" : "th", { scope: "col" }, c.title)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, cells(row))))));
+  return h(
+    "div.scroll",
+    {},
+    h(
+      "table",
+      {},
+      h("caption.unseen", {}, caption),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          columns.map((c) => h(c.number ? "th.number" : "th", { scope: "col" }, c.title)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((row) => h("tr", {}, cells(row))),
+      ),
+    ),
+  );
 }
 
 /** Keep children in step with a list without rebuilding those that stay: focus and selection survive. */
@@ -138,8 +163,13 @@ const words1 = (error) => (error instanceof Problem ? error.message : "The pictu
 /** An error in words, with what to do next. */
 export function errorBox(error, title = "This could not be shown") {
   const advice = error instanceof Unreachable ? "Is `tench serve` still running?" : "";
-  return h("div.error", { role: "alert" }, h("strong", {}, error.title && error.title !== error.message ? error.title : title),
-    h("p", {}, error.message), advice && h("p.quiet", {}, advice));
+  return h(
+    "div.error",
+    { role: "alert" },
+    h("strong", {}, error.title && error.title !== error.message ? error.title : title),
+    h("p", {}, error.message),
+    advice && h("p.quiet", {}, advice),
+  );
 }
 
 /** A line at the bottom of the page that goes after some seconds. */

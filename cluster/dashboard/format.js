@@ -83,14 +83,18 @@ export function label(name) {
 }
 
 /** The last part of a path or URI. */
-export const lastPart = (uri) => String(uri ?? "").replace(/\/+$/, "").split("/").pop() || String(uri ?? "");
+export const lastPart = (uri) =>
+  String(uri ?? "")
+    .replace(/\/+$/, "")
+    .split("/")
+    .pop() || String(uri ?? "");
 
 /** What a job is about: "museum145 on imagenet-2012-jpeg". */
 export function subject(job) {
   const s = job.settings ?? {};
   if (job.kind === "train") return `${s.preset ?? "museum145"} on ${lastPart(s.dataset)}`;
   if (job.kind === "ingest") return `${lastPart(s.source)} to ${lastPart(s.dataset)}`;
-  if (job.kind === "evaluate") return `${lastPart(s.run)} on ${lastPart(s.dataset)}, ${s.views ?? 1} view${s.views === 10 ? "s" : ""}`;
+  if (job.kind === "evaluate") return `${s.views ?? 1} view${s.views === 10 ? "s" : ""} of ${lastPart(s.run)}`;
   return lastPart(s.dataset);
 }
 

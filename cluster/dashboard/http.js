@@ -79,11 +79,17 @@ export async function follow(path, handler, signal) {
   while (!signal.aborted) {
     try {
       const headers = { Accept: "text/event-stream", ...(lastId ? { "Last-Event-ID": lastId } : {}) };
-      await readStream(path, headers, signal, (type, data, id) => {
-        lastId = id ?? lastId;
-        failures = 0;
-        handler.message(type, data);
-      }, () => handler.state("live"));
+      await readStream(
+        path,
+        headers,
+        signal,
+        (type, data, id) => {
+          lastId = id ?? lastId;
+          failures = 0;
+          handler.message(type, data);
+        },
+        () => handler.state("live"),
+      );
       if (handler.ended()) return;
     } catch (error) {
       if (signal.aborted) return;
@@ -96,7 +102,11 @@ export async function follow(path, handler, signal) {
 
 async function request(path, options = {}) {
   const token = sessionStorage.getItem(TOKEN_KEY);
-  const headers = { Accept: "application/json", ...(token ? { Authorization: `Bearer ${token}` } : {}), ...options.headers };
+  const headers = {
+    Accept: "application/json",
+    ...(token ? { Authorization: `Bearer ${token}` } : {}),
+    ...options.headers,
+  };
   let response;
   try {
     response = await fetch(path, { ...options, headers, credentials: "omit", redirect: "error" });
@@ -128,7 +138,11 @@ async function readStream(path, headers, signal, onMessage, onOpen) {
   };
   heard();
   try {
-    const response = await request(path, { headers, signal: AbortSignal.any([signal, silence.signal]), cache: "no-store" });
+    const response = await request(path, {
+      headers,
+      signal: AbortSignal.any([signal, silence.signal]),
+      cache: "no-store",
+    });
     onOpen();
     const parse = streamParser(onMessage);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -183,6 +197,13 @@ function fieldName(place) {
 export function pause(ms, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
+    signal?.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        resolve();
+      },
+      { once: true },
+    );
   });
 }

@@ -1,7 +1,7 @@
 // One job: what it is doing now, from its stream of events; tiles first, then curves, pictures, events and logs.
 
 import * as f from "./format.js";
-import { badge, bar, errorBox, h, notice, setText } from "./elements.js";
+import { badge, bar, h, notice, setField, setText } from "./elements.js";
 import { follow, getJson, pause, postJson } from "./http.js";
 import { eventsCard, logsCard, resultCard, settingsCard } from "./job_cards.js";
 import { kindCards } from "./job_kinds.js";
@@ -14,7 +14,7 @@ const ENDED_POLL_MS = 5000;
 export async function jobPage(main, signal, id, link) {
   const path = `/v1/jobs/${encodeURIComponent(id)}`;
   const job = await getJson(path, signal);
-  const view = { id, path, job, progress: job.progress, signal, link, events: new Map(), streamed: "waiting" };
+  const view = { id, path, job, progress: job.progress, signal, link, seen: new Set(), streamed: "waiting" };
   view.parts = skeleton(view);
   main.replaceChildren(view.parts.element);
   signal.addEventListener("abort", () => view.parts.kind.destroy());
@@ -27,12 +27,18 @@ export async function jobPage(main, signal, id, link) {
 /** Follow the job; after its end look now and then whether somebody resumed it. */
 async function watch(view) {
   while (!view.signal.aborted) {
-    view.eventsEnded = false;
-    await follow(`${view.path}/events`, {
-      message: (type, data) => receive(view, type, data),
-      state: (state) => { view.streamed = state; tick(view); },
-      ended: () => f.TERMINAL.includes(view.job.state),
-    }, view.signal);
+    await follow(
+      `${view.path}/events`,
+      {
+        message: (type, data) => receive(view, type, data),
+        state: (state) => {
+          view.streamed = state;
+          tick(view);
+        },
+        ended: () => f.TERMINAL.includes(view.job.state),
+      },
+      view.signal,
+    );
     view.streamed = "ended";
     view.parts.logs.refresh();
     tick(view);
@@ -54,8 +60,8 @@ async function reread(view) {
 function receive(view, type, data) {
   if (type === "job") setJob(view, data);
   if (type === "progress") setProgress(view, data);
-  if (type === "event") {
-    view.events.set(`${data.attempt}.${data.seq}`, data);
+  if (type === "event" && !view.seen.has(`${data.attempt}.${data.seq}`)) {
+    view.seen.add(`${data.attempt}.${data.seq}`); // after a break the service may say it again
     view.parts.events.add(data);
     view.parts.kind.event(data, view);
   }
@@ -78,19 +84,48 @@ function setProgress(view, progress) {
 function skeleton(view) {
   const { job } = view;
   const parts = {
-    title: h("h1", { tabindex: "-1" }), badge: badge(job), about: h("span.about"), age: h("span.age", { role: "status" }),
-    bar: bar(`Progress of this ${job.kind}`), doing: h("p.doing"), tiles: h("div.tiles"), error: h("div"),
-    stop: button("Stop", () => act(view, "stop")), resume: button("Resume", () => act(view, "resume")),
-    events: eventsCard(), logs: logsCard(view), result: resultCard(), settings: settingsCard(job),
+    title: h("h1", { tabindex: "-1" }),
+    badge: badge(job),
+    about: h("span.about"),
+    age: h("span.age", { role: "status" }),
+    bar: bar(`Progress of this ${job.kind}`),
+    doing: h("p.doing"),
+    doingWords: h("span"),
+    doneWords: h("span"),
+    tiles: h("div.tiles"),
+    error: h("div"),
+    stop: button("Stop", () => act(view, "stop")),
+    resume: button("Resume", () => act(view, "resume")),
+    events: eventsCard(),
+    logs: logsCard(view),
+    result: resultCard(),
+    settings: settingsCard(job),
   };
   parts.badge.dataset.field = "state";
+  parts.doing.append(parts.doingWords, parts.doneWords);
+  if (job.kind === "train")
+    parts.doneWords.append(" ", (parts.done = h("span", { "data-field": "samples_done" })), (parts.step = h("span")));
   parts.kind = kindCards(view);
-  const clone = h("a.button", { href: `#/new/${job.kind}?clone=${encodeURIComponent(job.id)}`, title: "Open the form with these settings" }, "Clone");
-  parts.element = h("article.page.job-page", { "data-job": job.id },
-    h("div.head", {}, h("div", {}, parts.title, h("p.sub", {}, parts.badge, " ", parts.about, " ", parts.age)),
-      h("div.buttons", {}, clone, parts.resume, parts.stop)),
-    parts.bar, parts.doing, parts.error, parts.tiles,
-    h("div.cards", {}, parts.kind.cards, parts.result, parts.events, parts.settings, parts.logs));
+  const clone = h(
+    "a.button",
+    { href: `#/new/${job.kind}?clone=${encodeURIComponent(job.id)}`, title: "Open the form with these settings" },
+    "Clone",
+  );
+  parts.element = h(
+    "article.page.job-page",
+    { "data-job": job.id },
+    h(
+      "div.head",
+      {},
+      h("div", {}, parts.title, h("p.sub", {}, parts.badge, " ", parts.about, " ", parts.age)),
+      h("div.buttons", {}, clone, parts.resume, parts.stop),
+    ),
+    parts.bar,
+    parts.doing,
+    parts.error,
+    parts.tiles,
+    h("div.cards", {}, parts.kind.cards, parts.result, parts.events, parts.settings, parts.logs),
+  );
   return parts;
 }
 
@@ -104,7 +139,8 @@ function show(view) {
   parts.badge.update(job);
   setText(parts.about, aboutWords(job));
   parts.bar.update(progress, job);
-  setText(parts.doing, doingWords(job, progress));
+  setText(parts.doingWords, doingWords(job, progress));
+  showDone(parts, progress);
   parts.element.dataset.attempt = progress?.attempt ?? "";
   parts.element.dataset.seq = progress?.seq ?? "";
   tilesOf(parts.tiles, job, progress);
@@ -124,13 +160,28 @@ function aboutWords(job) {
 }
 
 function doingWords(job, progress) {
-  if (job.unknown) return `Ray cannot be reached, so it is unknown whether this job runs. Last known state: ${job.state}.`;
-  if (job.state === "queued") return job.after ? `Waits until ${job.after} has succeeded.` : "Waits until enough CPUs and GPUs are free.";
+  if (job.unknown)
+    return `Ray cannot be reached, so it is unknown whether this job runs. Last known state: ${job.state}.`;
+  if (job.state === "queued")
+    return job.after ? `Waits until ${job.after} has succeeded.` : "Waits until enough CPUs and GPUs are free.";
   if (job.state === "starting") return "Ray is starting its process.";
   if (job.state === "lost") return "Its process is gone without a result; it is started again after a short while.";
   if (f.TERMINAL.includes(job.state)) return "";
   const asked = job.stop_requested ? "A stop was asked for; it ends at its next safe point. " : "";
   return asked + (progress ? `It is ${progress.phase}.` : "No progress has been written yet.");
+}
+
+/** A training counts in samples of the whole run: a sentence instead of a tile. */
+function showDone(parts, progress) {
+  if (!parts.done) return;
+  parts.doneWords.hidden = !progress;
+  if (!progress) return;
+  setField(parts.done, f.count(progress.done), progress.done);
+  const step = progress.figures.step;
+  setText(
+    parts.step,
+    ` of ${f.count(progress.total)} ${progress.unit}${step === undefined ? "" : `, step ${f.count(step)}`}`,
+  );
 }
 
 function showButtons({ job, parts, busy }) {
@@ -147,10 +198,16 @@ function showError({ job, parts }) {
   parts.shownError = text;
   if (!text) return parts.error.replaceChildren();
   const [first, ...rest] = text.trim().split("\n");
-  return parts.error.replaceChildren(h(job.state === "failed" ? "div.error" : "div.error.mild", { role: "alert", "data-field": "error" },
-    h("strong", {}, job.state === "failed" ? `Failed, exit ${job.exit_code ?? "unknown"}` : job.state),
-    h("p", {}, first), rest.length ? h("details", {}, h("summary", {}, "the whole text"), h("pre", {}, text)) : null,
-    h("p.quiet", {}, nextStep(job))));
+  return parts.error.replaceChildren(
+    h(
+      job.state === "failed" ? "div.error" : "div.error.mild",
+      { role: "alert", "data-field": "error" },
+      h("strong", {}, job.state === "failed" ? `Failed, exit ${job.exit_code ?? "unknown"}` : job.state),
+      h("p", {}, first),
+      rest.length ? h("details", {}, h("summary", {}, "the whole text"), h("pre", {}, text)) : null,
+      h("p.quiet", {}, nextStep(job)),
+    ),
+  );
 }
 
 /** What to do next, by exit code (the same list as in the README). */
@@ -188,5 +245,4 @@ function tick({ job, progress, parts, streamed, link }) {
   parts.element.classList.toggle("old", stale || lost || Boolean(job.unknown));
   setText(parts.age, lost ? "· connection lost, reconnecting" : stale ? `· no sign for ${f.duration(age)}` : "");
   link(lost ? "lost" : stale ? "stale" : "live", stale ? `stale, last sign ${f.duration(age)} ago` : "");
-  parts.events.refreshTimes();
 }

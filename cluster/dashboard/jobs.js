@@ -2,7 +2,7 @@
 
 import * as f from "./format.js";
 import { badge, bar, errorBox, h, reconcile, setText } from "./elements.js";
-import { sparkline } from "./charts.js";
+import { sparkline } from "./chart_paint.js";
 import { getJson, pause, Problem } from "./http.js";
 
 const EVERY_MS = 2000;
@@ -15,7 +15,12 @@ export async function jobsPage(main, signal) {
   const page = skeleton();
   main.replaceChildren(page.element);
   const view = { page, jobs: [], older: [], next: null, sparks: new Map(), signal };
-  page.filters.forEach((input) => input.addEventListener("input", () => { keep(page); show(view); }));
+  page.filters.forEach((input) =>
+    input.addEventListener("input", () => {
+      keep(page);
+      show(view);
+    }),
+  );
   page.more.addEventListener("click", () => loadOlder(view));
   while (!signal.aborted) {
     await refresh(view);
@@ -24,21 +29,46 @@ export async function jobsPage(main, signal) {
 }
 
 function skeleton() {
-  const text = h("input", { type: "search", placeholder: "Filter  ( / )", "aria-label": "Filter jobs by name, kind or id", id: "filter", value: kept.text });
-  const state = choice("State", ["queued", "starting", "running", "stopping", "lost", "succeeded", "failed", "stopped"], kept.state);
+  const text = h("input", {
+    type: "search",
+    placeholder: "Filter  ( / )",
+    "aria-label": "Filter jobs by name, kind or id",
+    id: "filter",
+    value: kept.text,
+  });
+  const state = choice(
+    "State",
+    ["queued", "starting", "running", "stopping", "lost", "succeeded", "failed", "stopped"],
+    kept.state,
+  );
   const kind = choice("Kind", ["ingest", "verify", "train", "evaluate"], kept.kind);
   const list = h("ul.jobs", { "aria-label": "Jobs, newest first" });
   const message = h("div", { "aria-live": "polite" }, h("p.quiet", {}, "Reading the list …"));
   const more = h("button", { type: "button", hidden: true }, "Older jobs");
-  const element = h("div.page", {},
-    h("div.head", {}, h("h1", { tabindex: "-1" }, "Jobs"), h("div.buttons", {}, h("a.button.primary", { href: "#/new" }, "New job"))),
-    h("div.filters", { role: "search" }, text, state, kind), message, list, more);
+  const element = h(
+    "div.page",
+    {},
+    h(
+      "div.head",
+      {},
+      h("h1", { tabindex: "-1" }, "Jobs"),
+      h("div.buttons", {}, h("a.button.primary", { href: "#/new" }, "New job")),
+    ),
+    h("div.filters", { role: "search" }, text, state, kind),
+    message,
+    list,
+    more,
+  );
   return { element, list, message, more, text, state, kind, filters: [text, state, kind] };
 }
 
 function choice(name, values, chosen) {
-  return h("select", { "aria-label": name }, h("option", { value: "" }, `any ${name.toLowerCase()}`),
-    values.map((value) => h("option", { value, selected: value === chosen }, value)));
+  return h(
+    "select",
+    { "aria-label": name },
+    h("option", { value: "" }, `any ${name.toLowerCase()}`),
+    values.map((value) => h("option", { value, selected: value === chosen }, value)),
+  );
 }
 
 function keep(page) {
@@ -56,7 +86,8 @@ async function refresh(view) {
   } catch (error) {
     if (view.signal.aborted) return;
     view.page.list.classList.add("old");
-    if (error instanceof Problem && error.status !== 401) view.page.message.replaceChildren(errorBox(error, "The list could not be read"));
+    if (error instanceof Problem && error.status !== 401)
+      view.page.message.replaceChildren(errorBox(error, "The list could not be read"));
   }
 }
 
@@ -74,32 +105,71 @@ function show(view) {
   const all = [...view.jobs, ...view.older.filter((job) => !seen.has(job.id))];
   const shown = all.filter(matches);
   page.list.classList.remove("old");
-  reconcile(page.list, shown, (job) => job.id, makeLine, (line, job) => line.update(job, view.sparks.get(job.id)));
+  reconcile(
+    page.list,
+    shown,
+    (job) => job.id,
+    makeLine,
+    (line, job) => line.update(job, view.sparks.get(job.id)),
+  );
   page.more.hidden = !view.next;
-  page.message.replaceChildren(...(all.length ? (shown.length ? [] : [h("p.quiet", {}, `None of ${all.length} jobs fits the filter.`)]) : [welcome()]));
+  page.message.replaceChildren(
+    ...(all.length
+      ? shown.length
+        ? []
+        : [h("p.quiet", {}, `None of ${all.length} jobs fits the filter.`)]
+      : [welcome()]),
+  );
 }
 
 function matches(job) {
   const words = `${job.id} ${job.name ?? ""} ${job.kind} ${f.subject(job)} ${f.stateWords(job)}`.toLowerCase();
-  return words.includes(kept.text.toLowerCase()) && (!kept.kind || job.kind === kept.kind)
-    && (!kept.state || f.stateWords(job) === kept.state || job.state === kept.state);
+  return (
+    words.includes(kept.text.toLowerCase()) &&
+    (!kept.kind || job.kind === kept.kind) &&
+    (!kept.state || f.stateWords(job) === kept.state || job.state === kept.state)
+  );
 }
 
 function welcome() {
-  return h("section.card.welcome", {}, h("h2", {}, "No jobs yet"),
-    h("p", {}, "A job converts archives into a dataset, verifies one, trains a network on it, or measures the network's error. Begin with an ingest:"),
+  return h(
+    "section.card.welcome",
+    {},
+    h("h2", {}, "No jobs yet"),
+    h(
+      "p",
+      {},
+      "A job converts archives into a dataset, verifies one, trains a network on it, or measures the network's error. ",
+      "Begin with an ingest:",
+    ),
     h("p", {}, h("a.button.primary", { href: "#/new/ingest" }, "New ingest")),
     h("p.quiet", {}, "Or see everything at work on a small source that is made for you:"),
-    h("pre", {}, "tench demo"));
+    h("pre", {}, "tench demo"),
+  );
 }
 
 function makeLine(job) {
   const parts = {
-    title: h("a.title", { href: `#/jobs/${encodeURIComponent(job.id)}` }), kind: h("span.kind", {}, job.kind), badge: badge(job),
-    bar: bar(`Progress of ${job.kind} ${f.subject(job)}`), time: h("span.when"), figure: h("span.main-figure"), spark: h("span.spark-place"),
+    title: h("a.title", { href: `#/jobs/${encodeURIComponent(job.id)}` }),
+    kind: h("span.kind", {}, job.kind),
+    badge: badge(job),
+    bar: bar(`Progress of ${job.kind} ${f.subject(job)}`),
+    time: h("span.when"),
+    figure: h("span.main-figure"),
+    spark: h("span.spark-place"),
     when: h("span.made"),
   };
-  const line = h("li.job", {}, parts.badge, h("span.names", {}, parts.kind, " ", parts.title), parts.bar, parts.time, parts.figure, parts.spark, parts.when);
+  const line = h(
+    "li.job",
+    {},
+    parts.badge,
+    h("span.names", {}, parts.kind, " ", parts.title),
+    parts.bar,
+    parts.time,
+    parts.figure,
+    parts.spark,
+    parts.when,
+  );
   line.update = (next, spark) => updateLine(parts, next, spark);
   return line;
 }
@@ -119,7 +189,8 @@ function updateLine(parts, job, spark) {
 }
 
 function timeWords(job) {
-  if (f.TERMINAL.includes(job.state)) return f.ranFor(job) === null ? "did not start" : `took ${f.duration(f.ranFor(job))}`;
+  if (f.TERMINAL.includes(job.state))
+    return f.ranFor(job) === null ? "did not start" : `took ${f.duration(f.ranFor(job))}`;
   if (job.state === "queued") return job.after ? "waits for its parent" : "waits for its turn";
   const left = job.progress?.seconds_left;
   return left === null || left === undefined ? "time left unknown" : `${f.duration(left)} left`;
@@ -129,18 +200,21 @@ function timeWords(job) {
 export function mainFigure(job) {
   const figures = { ...job.progress?.figures, ...job.result };
   if (job.state === "failed") return `exit ${job.exit_code ?? "unknown"}`;
+  if (job.kind === "verify" && figures.ok !== undefined) return figures.ok ? "undamaged" : "damaged";
   if (f.TERMINAL.includes(job.state) || job.kind === "evaluate" || job.kind === "train") {
-    if (figures.top1_error !== undefined && figures.top1_error !== null) return `top-1 error ${f.decimals(figures.top1_error)}`;
+    if (figures.top1_error !== undefined && figures.top1_error !== null)
+      return `top-1 error ${f.decimals(figures.top1_error)}`;
     if (figures.num_samples !== undefined) return `${f.count(figures.num_samples)} samples`;
   }
-  if (job.kind === "verify" && figures.ok !== undefined) return figures.ok ? "undamaged" : `${figures.damages?.length ?? ""} damaged`;
   return job.progress && job.state === "running" ? f.rate(job.progress.rate, job.progress.unit) : "";
 }
 
 async function refreshSparks(view) {
   if (Date.now() - (view.sparksAt ?? 0) < SPARK_EVERY_MS) return;
   view.sparksAt = Date.now();
-  const wanted = view.jobs.filter((job) => job.kind === "train").slice(0, SPARKS)
+  const wanted = view.jobs
+    .filter((job) => job.kind === "train")
+    .slice(0, SPARKS)
     .filter((job) => !(f.TERMINAL.includes(job.state) && view.sparks.has(job.id)));
   for (const job of wanted) {
     const { series } = await getJson(`/v1/jobs/${encodeURIComponent(job.id)}/metrics`, view.signal);

@@ -8,10 +8,16 @@ export function tilesOf(place, job, progress) {
   const figures = progress?.figures ?? {};
   const result = job.result ?? {};
   const tiles = (KINDS[job.kind] ?? other)({ job, progress: progress ?? {}, figures, result });
-  reconcile(place, tiles, (tile) => tile.field, make, (element, tile) => {
-    setField(element.value, tile.text, tile.value);
-    element.value.title = tile.note ?? "";
-  });
+  reconcile(
+    place,
+    tiles,
+    (tile) => tile.field,
+    make,
+    (element, tile) => {
+      setField(element.value, tile.text, tile.value);
+      element.value.title = tile.note ?? "";
+    },
+  );
 }
 
 function make({ field, name }) {
@@ -33,32 +39,57 @@ const error = (field, name, value) => tile(field, name, value, f.decimals(value)
 
 const KINDS = {
   train: ({ job, progress, figures, result }) => [
-    tile("epoch", "epoch", figures.epoch, known(figures.epoch) ? `${f.count(figures.epoch)} of ${f.count(figures.epochs)}` : f.UNKNOWN),
+    tile(
+      "epoch",
+      "epoch",
+      figures.epoch,
+      known(figures.epoch) ? `${f.count(figures.epoch)} of ${f.count(figures.epochs)}` : f.UNKNOWN,
+    ),
     left(job, progress),
-    tile("loss", "loss, training", figures.loss, f.decimals(figures.loss)),
-    error("top1_error", "top-1 error, validation", figures.top1_error ?? result.top1_error),
-    error("top5_error", "top-5 error, validation", figures.top5_error ?? result.top5_error),
-    tile("samples_done", "samples done", progress.done, f.count(progress.done), progress.total ? `of ${f.count(progress.total)}` : ""),
-    tile("rate", "samples a second", figures.samples_per_s ?? progress.rate, f.figure(figures.samples_per_s ?? progress.rate)),
+    tile("loss", "training loss", figures.loss, f.decimals(figures.loss)),
+    error("top1_error", "top-1 error", figures.top1_error ?? result.top1_error),
+    error("top5_error", "top-5 error", figures.top5_error ?? result.top5_error),
+    tile(
+      "rate",
+      "samples a second",
+      figures.samples_per_s ?? progress.rate,
+      f.figure(figures.samples_per_s ?? progress.rate),
+    ),
     tile("data_wait_share", "waiting for data", figures.data_wait_share, f.percent(figures.data_wait_share)),
     tile("learning_rate", "learning rate", figures.learning_rate, f.figure(figures.learning_rate)),
   ],
   ingest: ({ job, progress, figures, result }) => [
-    done(progress, "samples done"), total(progress), left(job, progress), speed(job, progress, "samples"),
-    tile("quarantined", "quarantined", figures.quarantined ?? result.num_quarantined, f.count(figures.quarantined ?? result.num_quarantined)),
+    done(progress, "samples done"),
+    total(progress),
+    left(job, progress),
+    speed(job, progress, "samples"),
+    tile(
+      "quarantined",
+      "quarantined",
+      figures.quarantined ?? result.num_quarantined,
+      f.count(figures.quarantined ?? result.num_quarantined),
+    ),
     tile("bytes", "written", figures.bytes, f.bytes(figures.bytes)),
   ],
   verify: ({ job, progress, result }) => [
-    done(progress, `${progress.unit ?? "files"} checked`), total(progress), left(job, progress),
+    done(progress, `${progress.unit ?? "files"} checked`),
+    total(progress),
+    left(job, progress),
     tile("ok", "result", result.ok, known(result.ok) ? (result.ok ? "undamaged" : "damaged") : "not yet known"),
   ],
   evaluate: ({ job, progress, figures, result }) => [
     error("top1_error", "top-1 error", result.top1_error ?? figures.top1_error),
     error("top5_error", "top-5 error", result.top5_error ?? figures.top5_error),
     tile("loss", "loss", result.loss ?? figures.loss, f.decimals(result.loss ?? figures.loss)),
-    done(progress, "samples done"), total(progress), left(job, progress),
+    done(progress, "samples done"),
+    total(progress),
+    left(job, progress),
   ],
 };
 
-const other = ({ job, progress }) => [done(progress, `${progress.unit ?? "units"} done`), total(progress), left(job, progress)];
+const other = ({ job, progress }) => [
+  done(progress, `${progress.unit ?? "units"} done`),
+  total(progress),
+  left(job, progress),
+];
 const known = (value) => value !== undefined && value !== null;

@@ -1,0 +1,340 @@
+"""The command line. Thin: it reads flags, opens a run folder, calls one room, shows the run, prints the end.
+
+Nothing heavy is imported before a command needs it: `tench --help` answers at once.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import BaseModel, ValidationError
+
+from cluster import cli_jobs
+from cluster.settings import EvaluateRequest, IngestRequest, TrainRequest, VerifyRequest
+from cluster.words import misfit_words
+from ingest.errors import RefusedError, TenchError, UsageError
+from ingest.settings import IngestSettings, SampleSettings, VerifySettings
+from trainer.settings import EvaluateSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from cluster.commands import Outcome
+
+Flat = Parameter(name="*")
+Switch = Parameter(negative="")
+Json = Annotated[bool, Switch]
+
+app = App(
+    name="tench",
+    help="ImageNet from the archives as published to a trained AlexNet, on a laptop or a cluster.\n\n"
+    "Begin with `tench sample small`, then `tench ingest small/official small/dataset`.\n\n"
+    "Exit codes: 0 done, 1 failed while running, 2 wrong use, 3 refused to start, 4 damage found, 5 too many bad "
+    "pictures, 130 interrupted.",
+    result_action="return_value",
+)
+cli_jobs.add_to(app)
+
+
+@app.command
+def sample(out: str, *, settings: Annotated[SampleSettings, Flat] = SampleSettings(), json: Json = False) -> int:
+    """Write a small source in the shape of ImageNet: ten classes, as archives and as class folders.
+
+    Parameters
+    ----------
+    out
+        New folder; gets official/ (archives as published) and folders/ (class folders).
+    json
+        Print one JSON object on standard output.
+    """
+    from cluster.display import step_bar
+    from ingest.sample_source import write_sample
+
+    on_progress, end = step_bar("drawing pictures")
+    try:
+        facts = write_sample(out, settings, on_progress)
+    finally:
+        end()
+    return _say(facts, json, [f"{facts['num_train']} training and {facts['num_val']} validation pictures:"])
+
+
+@app.command
+def ingest(
+    source: str,
+    dataset: str,
+    *,
+    settings: Annotated[IngestSettings, Flat] = IngestSettings(),
+    dry_run: Annotated[bool, Switch] = False,
+    json: Json = False,
+) -> int:
+    """Convert a source into a dataset: shards, index, mean image, RGB PCA. A rerun goes on where it stopped.
+
+    Parameters
+    ----------
+    source
+        Folder with the official archives, with train/ and val/ class folders, or with bare class folders.
+    dataset
+        Folder of the new dataset.
+    dry_run
+        Only show what would be done: layout, counts, shards, bytes, hours.
+    json
+        Print one JSON object on standard output.
+    """
+    if dry_run:
+        from ingest.run import plan_only
+
+        return _say(plan_only(source, dataset, settings), json, ["Nothing was written (--dry-run)."])
+    request = IngestRequest(source=source, dataset=dataset, **settings.model_dump())
+    return _run("ingest", request, _home_run("ingest"), json, settings.num_actors)
+
+
+@app.command
+def inspect(dataset: str, *, html: str | None = None, png: str | None = None, json: Json = False) -> int:
+    """Show what is in a dataset.
+
+    Parameters
+    ----------
+    dataset
+        Folder of the dataset.
+    html
+        Write a page with contact sheets, mean image and principal colours to this file.
+    png
+        Write a contact sheet to this file.
+    json
+        Print one JSON object on standard output.
+    """
+    from ingest.look import describe, summary_lines, write_html, write_png
+
+    facts = describe(dataset)
+    written: list[tuple[str, Callable[[str, Path], None]]] = []
+    written += [(html, write_html)] if html else []
+    written += [(png, write_png)] if png else []
+    for path, write in written:
+        write(dataset, Path(path))
+        print(f"wrote {path}", file=sys.stderr)
+    if json:
+        _print_json(facts)
+    else:
+        print("\n".join(summary_lines(facts)))
+    return 0
+
+
+@app.command
+def verify(dataset: str, *, settings: Annotated[VerifySettings, Flat] = VerifySettings(), json: Json = False) -> int:
+    """Prove that a dataset is complete and undamaged: every hash, every checksum, every entry of its plan.
+
+    Parameters
+    ----------
+    dataset
+        Folder of the dataset.
+    json
+        Print one JSON object on standard output.
+    """
+    return _run("verify", VerifyRequest(dataset=dataset, **settings.model_dump()), _home_run("verify"), json)
+
+
+@app.command
+def train(
+    dataset: str,
+    run: str | None = None,
+    *,
+    settings: Annotated[TrainSettings, Flat] = TrainSettings(),
+    resume: Annotated[bool, Switch] = False,
+    dry_run: Annotated[bool, Switch] = False,
+    json: Json = False,
+) -> int:
+    """Train AlexNet on a dataset.
+
+    Parameters
+    ----------
+    dataset
+        Folder of the dataset.
+    run
+        Folder of the run: events, progress, checkpoints. HOME/runs/<id> unless given.
+    resume
+        Go on from the newest checkpoint of an existing run.
+    dry_run
+        Only show what would be done: every switch, steps, parameters.
+    json
+        Print one JSON object on standard output.
+    """
+    if dry_run:
+        from trainer.launch import plan_only
+
+        _print_json(plan_only(dataset, settings))
+        return 0
+    folder = run or _home_run("train")
+    _refuse_existing(folder, resume)
+    request = TrainRequest(dataset=dataset, **settings.model_dump())
+    cpus = (settings.cpus_per_worker or 1) * settings.num_workers
+    return _run("train", request, folder, json, max(cpus, os.cpu_count() or 1) if settings.num_workers else None)
+
+
+@app.command
+def evaluate(
+    dataset: str, run: str, *, settings: Annotated[EvaluateSettings, Flat] = EvaluateSettings(), json: Json = False
+) -> int:
+    """Measure top-1 and top-5 error of a run's newest checkpoint.
+
+    Parameters
+    ----------
+    dataset
+        Folder of a dataset with the same classes.
+    run
+        Folder of the training run.
+    json
+        Print one JSON object on standard output.
+    """
+    from ingest.progress import new_run_id
+
+    request = EvaluateRequest(dataset=dataset, run="from-the-command-line", **settings.model_dump())
+    place = str(Path(run) / "evaluations" / new_run_id("evaluate"))
+    return _run("evaluate", request, place, json, trained_run=run)
+
+
+@app.command
+def figures(run: str) -> int:
+    """Draw a training run: figures/curves.png and figures/kernels.png in its folder.
+
+    Parameters
+    ----------
+    run
+        Folder of the training run.
+    """
+    from trainer.figures import write_figures
+
+    for path in write_figures(run):
+        print(path)
+    return 0
+
+
+@app.command
+def demo(out: str | None = None, *, shuffle_labels: Annotated[bool, Switch] = False, json: Json = False) -> int:
+    """Archives to dataset to AlexNet to errors on this machine, watched on a web page; nothing is left running.
+
+    Parameters
+    ----------
+    out
+        Folder to keep everything in; otherwise a temporary one, removed at the end.
+    shuffle_labels
+        Give every picture a label at random: nothing can be learnt, and errors stay at chance.
+    json
+        Print one JSON object on standard output.
+    """
+    from cluster.demo import run_demo
+
+    return run_demo(out, shuffle_labels, json)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the command `tench`: runs it and leaves with its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; its exit code. Errors are printed in our words."""
+    as_json = "--json" in arguments
+    try:
+        result = app(list(arguments) or ["--help"], exit_on_error=False, print_error=False, help_on_error=False)
+        return int(result or 0)
+    except CycloptsError as error:
+        cause = error.__cause__
+        if isinstance(cause, ValidationError):
+            return _complain(2, "\n".join(w for _, w in misfit_words(cause, _model(cause.title))), as_json)
+        return _complain(2, f"{error}\nSee `tench {' '.join(arguments[:1])} --help`.", as_json)
+    except ValidationError as error:
+        return _complain(2, "\n".join(w for _, w in misfit_words(error, _model(error.title))), as_json)
+    except TenchError as error:
+        return _complain(error.exit_code, error.message, as_json)
+    except KeyboardInterrupt:
+        return _complain(130, "Interrupted.", as_json)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+def _run(
+    kind: str,
+    request: Any,
+    folder: str,
+    as_json: bool,
+    num_cpus: int | None = None,
+    trained_run: str | None = None,
+) -> int:
+    """Run a command with its record in `folder`, its bar on standard error and its facts on standard output."""
+    from cluster.commands import execute, needs_ray
+    from cluster.display import shown
+    from ingest.progress import RunWriter
+    from ingest.storage import Place
+
+    place = Place(folder)
+    with ExitStack() as stack:
+        if needs_ray(request):
+            from cluster.ray_session import own_ray
+
+            print("Starting Ray on this machine (some seconds) ...", file=sys.stderr)
+            stack.enter_context(own_ray(num_cpus))
+        writer = RunWriter.begin(place, kind, {"settings": request.model_dump(mode="json")})
+        with shown(place):
+            outcome: Outcome = execute(request, writer, trained_run)
+    facts = {"run": place.uri, **outcome.facts}
+    if outcome.exit_code:
+        return _complain(outcome.exit_code, outcome.error or "failed", as_json, facts)
+    return _say(facts, as_json)
+
+
+def _say(facts: dict[str, Any], as_json: bool, before: Sequence[str] = ()) -> int:
+    from cluster.display import facts_lines
+
+    if as_json:
+        _print_json(facts)
+    else:
+        print("\n".join([*before, *facts_lines(facts)]))
+    return 0
+
+
+def _complain(exit_code: int, message: str, as_json: bool, facts: dict[str, Any] | None = None) -> int:
+    print(f"tench: {message}", file=sys.stderr)
+    if as_json:
+        _print_json({**(facts or {}), "error": message, "exit_code": exit_code})
+    return exit_code
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _home_run(kind: str) -> str:
+    from ingest.progress import new_run_id
+
+    return str(cli_jobs.home() / "runs" / new_run_id(kind))
+
+
+def _refuse_existing(folder: str, resume: bool) -> None:
+    from ingest.progress import RunReader
+    from ingest.storage import Place
+
+    attempts = RunReader(Place(folder)).latest_attempt()
+    if attempts and not resume:
+        raise RefusedError(f"{folder}: holds a run already; give --resume to go on with it, or another folder")
+    if resume and not attempts:
+        raise RefusedError(f"{folder}: holds no run that could be resumed; leave --resume out to start one")
+
+
+def _model(title: str) -> type[BaseModel]:
+    from cluster.settings import KINDS, ServeSettings
+
+    models: list[type[BaseModel]] = [
+        IngestSettings, VerifySettings, SampleSettings, TrainSettings, EvaluateSettings, ServeSettings, *KINDS.values()
+    ]  # fmt: skip
+    found = next((m for m in models if m.__name__ == title), None)
+    if found is None:
+        raise UsageError(f"a value does not fit {title}")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Command line of the service: serve, submit, jobs, datasets, token."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from cluster.settings import (
+    EvaluateRequest,
+    IngestRequest,
+    ServeSettings,
+    TrainRequest,
+    VerifyRequest,
+)
+from ingest.settings import Settings
+
+Flat = Parameter(name="*")
+Switch = Parameter(negative="")
+Json = Annotated[bool, Switch]
+
+submit = App(name="submit", help="Send a job to the service (TENCH_SERVER, http://127.0.0.1:8400 unless set).")
+jobs = App(name="jobs", help="Jobs of the service: list, show, watch, stop, resume, read their logs.")
+datasets = App(name="datasets", help="Datasets that the service can see.")
+token = App(name="token", help="Tokens of the service: needed on any address but loopback.")
+
+
+def add_to(app: App) -> None:
+    """Hang these commands into the command line."""
+    app.command(serve)
+    for part in (submit, jobs, datasets, token):
+        app.command(part)
+
+
+def home() -> Path:
+    """The folder of runs and of the service: TENCH_HOME, or ~/.tench."""
+    return Path(os.environ.get("TENCH_HOME", "~/.tench")).expanduser().absolute()
+
+
+def serve(*, settings: Annotated[ServeSettings, Flat] | None = None) -> int:
+    """Serve jobs over HTTP, with a page to watch them; starts a Ray of its own unless one is named."""
+    from cluster.serve import serve as serve_until_stopped
+
+    chosen = settings or ServeSettings()
+    if "home" not in chosen.model_fields_set:
+        chosen = chosen.model_copy(update={"home": str(home())})
+    return serve_until_stopped(chosen)
+
+
+@submit.command(name="ingest")
+def submit_ingest(
+    *, settings: Annotated[IngestRequest, Flat], after: str | None = None, priority: int = 0, json: Json = False
+) -> int:
+    """Convert a source into a dataset."""
+    return _submit("ingest", settings, after, priority, json)
+
+
+@submit.command(name="verify")
+def submit_verify(
+    *, settings: Annotated[VerifyRequest, Flat], after: str | None = None, priority: int = 0, json: Json = False
+) -> int:
+    """Prove that a dataset is complete and undamaged."""
+    return _submit("verify", settings, after, priority, json)
+
+
+@submit.command(name="train")
+def submit_train(
+    *, settings: Annotated[TrainRequest, Flat], after: str | None = None, priority: int = 0, json: Json = False
+) -> int:
+    """Train AlexNet on a dataset."""
+    return _submit("train", settings, after, priority, json)
+
+
+@submit.command(name="evaluate")
+def submit_evaluate(
+    *, settings: Annotated[EvaluateRequest, Flat], after: str | None = None, priority: int = 0, json: Json = False
+) -> int:
+    """Measure the error of a trained network."""
+    return _submit("evaluate", settings, after, priority, json)
+
+
+@jobs.command(name="list")
+def list_jobs(*, state: str | None = None, json: Json = False) -> int:
+    """List the newest jobs.
+
+    Parameters
+    ----------
+    state
+        Only jobs in this state: queued, starting, running, stopping, lost, succeeded, failed, stopped.
+    """
+    from cluster.client import Client
+
+    found = Client.from_environment().jobs(state)
+    if json:
+        return _print(found)
+    for job in found:
+        print(f"{job['id']}  {job['state']:<9}  {job['kind']:<8}  {_progress(job)}")
+    return 0
+
+
+@jobs.command
+def show(job: str) -> int:
+    """Print everything that is known of a job, as JSON."""
+    from cluster.client import Client
+
+    return _print(Client.from_environment().job(job))
+
+
+@jobs.command
+def watch(job: str) -> int:
+    """Follow a job to its end; leaves with the job's exit code. Ctrl-C ends the watching, not the job."""
+    from cluster.client import Client, watch_job
+
+    return watch_job(Client.from_environment(), job)
+
+
+@jobs.command
+def stop(job: str) -> int:
+    """Ask a job to stop at its next safe point; what it has finished is kept."""
+    from cluster.client import Client
+
+    Client.from_environment().stop(job)
+    return 0
+
+
+@jobs.command
+def resume(job: str) -> int:
+    """Queue a failed or stopped job again: it goes on from what it has finished."""
+    from cluster.client import Client
+
+    Client.from_environment().resume(job)
+    return 0
+
+
+@jobs.command
+def logs(job: str) -> int:
+    """Print what a job's process wrote."""
+    from cluster.client import Client
+
+    sys.stdout.write(Client.from_environment().logs(job))
+    return 0
+
+
+@datasets.command(name="list")
+def list_datasets(*, json: Json = False) -> int:
+    """List the sealed datasets under the service's roots."""
+    from cluster.client import Client
+
+    found = Client.from_environment().datasets()
+    if json:
+        return _print(found)
+    for dataset in found:
+        print(f"{dataset['dataset_id'][:16]}  {dataset['num_samples']:>9,} samples  {dataset['uri']}")
+    return 0
+
+
+@token.command
+def add(name: str, *, right: str = "submit", token_file: str | None = None) -> int:
+    """Make a token and print it, once; only its hash is kept.
+
+    Parameters
+    ----------
+    name
+        Whose token it is, to revoke it by.
+    right
+        read (look only) or submit (look, start and stop jobs).
+    token_file
+        File of the hashes; HOME/tokens.json unless given.
+    """
+    from cluster.access import Tokens
+
+    print(Tokens(_token_file(token_file)).add(name, right))
+    return 0
+
+
+@token.command(name="list")
+def list_tokens(*, token_file: str | None = None) -> int:
+    """List names and rights of the tokens."""
+    from cluster.access import Tokens
+
+    for name, right in Tokens(_token_file(token_file)).listed():
+        print(f"{name:<24} {right}")
+    return 0
+
+
+@token.command
+def revoke(name: str, *, token_file: str | None = None) -> int:
+    """Revoke a token: it stops working at once."""
+    from cluster.access import Tokens
+
+    Tokens(_token_file(token_file)).revoke(name)
+    return 0
+
+
+def _submit(kind: str, settings: Settings, after: str | None, priority: int, as_json: bool) -> int:
+    from cluster.client import Client
+
+    job = Client.from_environment().submit(kind, settings.model_dump(mode="json"), after, priority)
+    if as_json:
+        return _print(job)
+    print(job["id"])
+    print(f"`tench jobs watch {job['id']}` follows it.", file=sys.stderr)
+    return 0
+
+
+def _token_file(given: str | None) -> Path:
+    return Path(given).expanduser() if given else home() / "tokens.json"
+
+
+def _progress(job: dict[str, Any]) -> str:
+    from cluster.display import progress_words
+    from ingest.progress import Progress
+
+    if job["error"]:
+        return str(job["error"])
+    return progress_words(Progress(**job["progress"])) if job["progress"] else ""
+
+
+def _print(value: Any) -> int:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+    return 0

@@ -1,0 +1,122 @@
+"""One command, run the same way from the command line and from a job: dispatch, record the end, map to exit codes."""
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, TypeVar
+
+from cluster.settings import EvaluateRequest, IngestRequest, TrainRequest, VerifyRequest
+from ingest.errors import Interrupted, TenchError
+from ingest.progress import RunWriter, State
+from ingest.settings import IngestSettings, Settings, VerifySettings
+from trainer.settings import EvaluateSettings, TrainSettings
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    state: State
+    exit_code: int
+    error: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def needs_ray(request: Settings) -> bool:
+    """Whether a command works through Ray."""
+    return isinstance(request, IngestRequest) or (isinstance(request, TrainRequest) and request.num_workers > 0)
+
+
+def execute(request: Settings, run: RunWriter, trained_run: str | None = None) -> Outcome:
+    """Run a command to its end and record it in the run folder. Never raises.
+
+    `trained_run` is the run folder whose network an evaluation measures. A first SIGINT or SIGTERM asks for a stop
+    at the next safe point; a second SIGINT interrupts at once.
+    """
+    try:
+        with _stop_on_signals(run):
+            facts = _dispatch(request, run, trained_run)
+        outcome = Outcome("succeeded", 0, None, facts)
+        if facts.get("ok") is False:
+            damages = facts["damages"]
+            words = f"{len(damages)} damages; first {damages[0]['path']}: {damages[0]['problem']}"
+            outcome = Outcome("failed", 4, words, facts)
+    except Interrupted as error:
+        outcome = Outcome("stopped", 130, error.message)
+    except TenchError as error:
+        outcome = Outcome("failed", error.exit_code, error.message)
+    except KeyboardInterrupt:
+        outcome = Outcome("stopped", 130, "Interrupted.")
+    except Exception as error:  # noqa: BLE001 - the record of the run has to say how it ended
+        traceback.print_exc(file=sys.stderr)
+        outcome = Outcome("failed", 1, f"{type(error).__name__}: {error}")
+    return _recorded(run, outcome)
+
+
+def _dispatch(request: Settings, run: RunWriter, trained_run: str | None) -> dict[str, Any]:
+    if isinstance(request, IngestRequest):
+        from ingest.run import ingest
+
+        return ingest(request.source, request.dataset, part_of(request, IngestSettings), run)
+    if isinstance(request, VerifyRequest):
+        from ingest.verify import verify
+
+        return verify(request.dataset, part_of(request, VerifySettings), run)
+    if isinstance(request, TrainRequest):
+        from trainer.launch import train
+
+        return train(request.dataset, run.place.uri, part_of(request, TrainSettings), run)
+    if isinstance(request, EvaluateRequest):
+        from trainer.evaluate import evaluate_run
+
+        return evaluate_run(request.dataset, trained_run or request.run, part_of(request, EvaluateSettings), run)
+    raise AssertionError(f"no command for {type(request).__name__}")
+
+
+def part_of(request: Settings, settings: type[S]) -> S:
+    """The settings of a floor that a request carries, without the request's own fields."""
+    values = request.model_dump(include=set(settings.model_fields))
+    return settings.model_validate(values)
+
+
+def _recorded(run: RunWriter, outcome: Outcome) -> Outcome:
+    """Write the result. If that is impossible (a full disk, a lost attempt), the outcome says so."""
+    try:
+        if outcome.error:
+            run.event("stopped" if outcome.state == "stopped" else "failed", outcome.error)
+        run.finish(outcome.state, outcome.exit_code, outcome.error, **outcome.facts)
+    except (OSError, TenchError) as error:
+        words = f"{outcome.error or 'done'}; but the result could not be written: {error}"
+        return Outcome("failed", outcome.exit_code or 1, words, outcome.facts)
+    return outcome
+
+
+@contextmanager
+def _stop_on_signals(run: RunWriter) -> Iterator[None]:
+    """SIGTERM and the first SIGINT ask for a stop; a second SIGINT raises KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+        run.request_stop()
+        os.write(2, b"\nStopping at the next safe point; Ctrl-C again to stop at once.\n")
+
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

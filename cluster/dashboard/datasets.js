@@ -1,0 +1,282 @@
+// Sealed datasets: a list, and for each its counts, contact sheet, mean image, principal colours and quarantine.
+
+import * as f from "./format.js";
+import { card, errorBox, facts, h, picture, table, timeElement } from "./elements.js";
+import { getJson, pause } from "./http.js";
+
+const EVERY_MS = 10_000;
+const MAX_CLASSES = 1000; // rows of the class table
+const SWATCH = { width: 160, height: 14 };
+const SWATCH_DEVIATIONS = 2;
+
+const idOf = (dataset) => dataset.dataset_id ?? dataset.id;
+const nameOf = (dataset) => dataset.name || f.lastPart(dataset.uri ?? dataset.dataset) || idOf(dataset);
+const samplesOf = (dataset) =>
+  dataset.num_samples ?? sum(Object.values(dataset.splits ?? {}).map((split) => split.num_samples));
+const bytesOf = (dataset) => dataset.bytes ?? sum(Object.values(dataset.splits ?? {}).map((split) => split.bytes));
+const sum = (values) => (values.length && values.every(Number.isFinite) ? values.reduce((a, b) => a + b, 0) : null);
+
+export async function datasetsPage(main, signal) {
+  const place = h("div", { "aria-live": "polite" }, h("p.quiet", {}, "Looking for sealed datasets …"));
+  main.replaceChildren(h("div.page", {}, h("div.head", {}, h("h1", { tabindex: "-1" }, "Datasets")), place));
+  let shown = "";
+  while (!signal.aborted) {
+    try {
+      const { datasets } = await getJson("/v1/datasets", signal);
+      const text = JSON.stringify(datasets);
+      if (text !== shown) place.replaceChildren(datasets.length ? datasetTable(datasets) : empty());
+      shown = text;
+    } catch (error) {
+      if (!signal.aborted && !shown) place.replaceChildren(errorBox(error, "The datasets could not be listed"));
+    }
+    await pause(EVERY_MS, signal);
+  }
+}
+
+function empty() {
+  return h(
+    "section.card.welcome",
+    {},
+    h("h2", {}, "No dataset yet"),
+    h("p", {}, "A dataset appears here when an ingest has sealed it, in a folder that the service may read."),
+    h("p", {}, h("a.button.primary", { href: "#/new/ingest" }, "New ingest")),
+  );
+}
+
+function datasetTable(datasets) {
+  return h(
+    "div.card",
+    {},
+    table(
+      "Sealed datasets",
+      [
+        { title: "name" },
+        { title: "samples", number: true },
+        { title: "classes", number: true },
+        { title: "stored as" },
+        { title: "size", number: true },
+        { title: "sealed" },
+      ],
+      datasets.map((d) => [
+        h(
+          "a",
+          { href: `#/datasets/${encodeURIComponent(idOf(d))}`, "data-line": "", title: d.uri ?? d.dataset ?? "" },
+          nameOf(d),
+        ),
+        f.count(samplesOf(d)),
+        f.count(d.num_classes ?? d.classes?.length),
+        storedAs(d),
+        f.bytes(bytesOf(d)),
+        timeElement(d.created_at),
+      ]),
+    ),
+  );
+}
+
+function storedAs(dataset) {
+  const s = { ...dataset.settings, ...dataset };
+  return (
+    [s.format, s.payload, s.side && `${s.side} x ${s.side}`].filter((part) => typeof part === "string").join(", ") ||
+    f.UNKNOWN
+  );
+}
+
+export async function datasetPage(main, signal, id) {
+  const path = `/v1/datasets/${encodeURIComponent(id)}`;
+  const d = await getJson(path, signal);
+  const splits = Object.entries(d.splits ?? {});
+  const train = `#/new/train?dataset=${encodeURIComponent(d.uri ?? d.dataset ?? "")}`;
+  main.replaceChildren(
+    h(
+      "article.page",
+      { "data-dataset": id },
+      h(
+        "div.head",
+        {},
+        h("div", {}, h("h1", { tabindex: "-1" }, nameOf(d)), h("p.sub", {}, d.uri ?? d.dataset ?? "")),
+        h("div.buttons", {}, h("a.button.primary", { href: train }, "Train on it")),
+      ),
+      tiles(d, splits),
+      h(
+        "div.cards",
+        {},
+        sheetCard(path, signal),
+        meanCard(path, signal, d),
+        pcaCard(d.statistics ?? d.pca),
+        splitCard(splits),
+        quarantineCard(d),
+        factsCard(d),
+        classesCard(d, splits),
+      ),
+    ),
+  );
+}
+
+function tiles(d, splits) {
+  const of = (name, value) => h("div.tile", {}, h("span.name", {}, name), h("span.value", {}, value));
+  return h(
+    "div.tiles",
+    {},
+    of("samples", f.count(samplesOf(d))),
+    splits.map(([name, split]) => of(name, f.count(split.num_samples))),
+    of("classes", f.count(d.num_classes ?? d.classes?.length)),
+    of("quarantined", f.count(d.num_quarantined)),
+    of("size", f.bytes(bytesOf(d))),
+  );
+}
+
+function sheetCard(path, signal) {
+  const element = card(
+    "Contact sheet",
+    "one column a class",
+    picture(`${path}/contact.png`, "Samples of the dataset, one column a class", "There is no contact sheet.", signal),
+  );
+  element.classList.add("wide");
+  return element;
+}
+
+function meanCard(path, signal, d) {
+  const train = d.splits?.train?.num_samples;
+  const element = card(
+    "Mean image",
+    train ? `of ${f.count(train)} training pictures` : "of the training split",
+    picture(`${path}/mean.png`, "Mean image of the training split", "There is no mean image.", signal),
+  );
+  element.classList.add("mean");
+  return element;
+}
+
+function splitCard(splits) {
+  return card(
+    "Splits",
+    "",
+    table(
+      "Splits",
+      [
+        { title: "split" },
+        { title: "samples", number: true },
+        { title: "shards", number: true },
+        { title: "quarantined", number: true },
+        { title: "a class, fewest to most", number: true },
+      ],
+      splits.map(([name, s]) => [
+        name,
+        f.count(s.num_samples),
+        f.count(s.num_shards),
+        f.count(s.num_quarantined),
+        spread(s.class_counts ?? []),
+      ]),
+    ),
+  );
+}
+
+function spread(counts) {
+  if (!counts.length) return f.UNKNOWN;
+  const [low, high] = [Math.min(...counts), Math.max(...counts)];
+  return low === high ? f.count(low) : `${f.count(low)} to ${f.count(high)}`;
+}
+
+/** Axes as columns of the eigenvectors; the swatch moves the mean colour by so many standard deviations each way. */
+function pcaCard(pca) {
+  if (!pca?.eigenvalues) return null;
+  const vectors = pca.eigenvectors_columns ?? pca.eigenvectors;
+  const axes = [0, 1, 2].map((axis) => vectors.map((row) => row[axis]));
+  return card(
+    "RGB principal axes",
+    "standard deviations in levels of 0 to 255",
+    table(
+      "RGB principal axes",
+      [
+        { title: "axis" },
+        { title: "R", number: true },
+        { title: "G", number: true },
+        { title: "B", number: true },
+        { title: "s.d.", number: true },
+        { title: `mean colour ± ${SWATCH_DEVIATIONS} s.d.` },
+      ],
+      axes.map((v, i) => [
+        String(i + 1),
+        ...v.map((c) => f.decimals(c)),
+        f.decimals(Math.sqrt(pca.eigenvalues[i]), 1),
+        swatch(pca.channel_mean ?? [128, 128, 128], v, Math.sqrt(pca.eigenvalues[i])),
+      ]),
+    ),
+  );
+}
+
+function swatch(mean, axis, deviation) {
+  const canvas = h("canvas.swatch", { ...SWATCH, role: "img", "aria-label": "colours along this axis" });
+  const context = canvas.getContext("2d");
+  for (let x = 0; x < SWATCH.width; x += 1) {
+    const step = (x / (SWATCH.width - 1)) * 2 * SWATCH_DEVIATIONS - SWATCH_DEVIATIONS;
+    const [r, g, b] = mean.map((m, c) => Math.round(m + step * deviation * axis[c]));
+    context.fillStyle = `rgb(${r} ${g} ${b})`;
+    context.fillRect(x, 0, 1, SWATCH.height);
+  }
+  return canvas;
+}
+
+function factsCard(d) {
+  const settings = Object.entries(d.settings ?? {}).map(([name, value]) => [f.label(name), String(value)]);
+  const element = card(
+    "Facts",
+    "",
+    facts([
+      ["Dataset id", h("span.wrap", {}, idOf(d) ?? f.UNKNOWN)],
+      ["Content id", h("span.wrap", {}, d.content_id ?? f.UNKNOWN)],
+      ["From", d.layout ?? f.UNKNOWN],
+      ["Imaging", words(d.imaging)],
+      ["Sealed", timeElement(d.created_at)],
+      ...settings,
+    ]),
+  );
+  element.classList.add("wide");
+  return element;
+}
+
+const words = (value) =>
+  value && typeof value === "object"
+    ? Object.values(value)
+        .filter((v) => typeof v === "string")
+        .join(" ")
+    : (value ?? f.UNKNOWN);
+
+function quarantineCard(d) {
+  const bad = d.quarantine ?? [];
+  const note =
+    bad.length < (d.num_quarantined ?? bad.length) ? `${bad.length} of ${f.count(d.num_quarantined)} shown` : "";
+  return card(
+    "Quarantine",
+    note,
+    bad.length
+      ? table(
+          "Pictures put aside",
+          [{ title: "key" }, { title: "split" }, { title: "reason" }],
+          bad.map((q) => [h("span.wrap", {}, q.key), q.split, h("span.badge", { "data-state": "failed" }, q.code)]),
+        )
+      : h("p.quiet", {}, "Every picture of the source is in a shard."),
+  );
+}
+
+function classesCard(d, splits) {
+  const classes = (d.classes ?? []).slice(0, MAX_CLASSES);
+  if (!classes.length) return null;
+  const rows = classes.map((one, label) => [
+    String(label),
+    one.wnid ?? String(one),
+    one.words ?? "",
+    ...splits.map(([, s]) => f.count(s.class_counts?.[label])),
+  ]);
+  const columns = [
+    { title: "label", number: true },
+    { title: "wnid" },
+    { title: "words" },
+    ...splits.map(([name]) => ({ title: name, number: true })),
+  ];
+  const list = table("Classes and their counts", columns, rows);
+  list.classList.add("tall");
+  list.tabIndex = 0;
+  const element = card("Classes", `${f.count(d.num_classes ?? classes.length)}, label 0 first`, list);
+  element.classList.add("wide");
+  return element;
+}

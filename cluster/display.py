@@ -1,0 +1,163 @@
+"""What a run looks like in a terminal: a bar on standard error, drawn from the run folder alone.
+
+The run may be written by this process, by a worker of Ray or by a job far away: the folder is the same. Without a
+terminal, a line every ten seconds.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from ingest.progress import Event, RunReader
+from ingest.progress import Progress as RunProgress
+from ingest.storage import Place
+
+LOOK_EVERY_S, LINE_EVERY_S = 0.3, 10.0
+TOLD = ("planned", "warning", "quarantined", "actor lost", "evaluated", "resumed", "sealed", "phase")
+MAX_QUARANTINE_LINES = 20
+
+
+@contextmanager
+def shown(place: Place, quiet: bool = False) -> Iterator[None]:
+    """Show the run of a folder while the body works."""
+    if quiet:
+        yield
+        return
+    display = Display(RunReader(place))
+    stop = threading.Event()
+    thread = threading.Thread(target=_follow, args=(display, stop), name="display", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+class Display:
+    """The bar, and the events that are worth a line of their own."""
+
+    def __init__(self, reader: RunReader) -> None:
+        self._reader = reader
+        self._console = Console(stderr=True, highlight=False)
+        self._seq = 0
+        self._attempt = 0
+        self._quarantined = 0
+        self._line_at = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[words]}"),
+            console=self._console, disable=not self._console.is_terminal, transient=True,
+        )  # fmt: skip
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def look(self) -> None:
+        """Read what is new and show it."""
+        attempt = self._reader.latest_attempt()
+        if attempt != self._attempt:
+            self._attempt, self._seq = attempt, 0
+        if not attempt:
+            return
+        for event in self._reader.events(attempt, self._seq):
+            self._seq = event.seq
+            self._tell(event)
+        progress = self._reader.progress(attempt)
+        if progress is not None:
+            self._draw(progress)
+
+    def _tell(self, event: Event) -> None:
+        if event.kind not in TOLD:
+            return
+        if event.kind == "quarantined":
+            self._quarantined += 1
+            if self._quarantined > MAX_QUARANTINE_LINES:
+                return
+        mark = "! " if event.kind in ("warning", "quarantined", "actor lost") else "  "
+        self._console.print(f"{mark}{event.text}", markup=False)
+
+    def _draw(self, progress: RunProgress) -> None:
+        words = progress_words(progress)
+        if not self._console.is_terminal:
+            if time.monotonic() - self._line_at >= LINE_EVERY_S:
+                self._line_at = time.monotonic()
+                self._console.print(f"  {progress.phase}: {words}", markup=False)
+            return
+        if self._task is None:
+            self._task = self._bar.add_task(progress.phase, words=words, total=progress.total)
+        self._bar.update(
+            self._task, description=progress.phase, completed=progress.done, total=progress.total, words=words
+        )
+
+
+def progress_words(progress: RunProgress) -> str:
+    """`1,024 / 50,000 samples  211/s  3 min left  loss 1.234`."""
+    total = f" / {progress.total:,}" if progress.total is not None else ""
+    parts = [f"{progress.done:,}{total} {progress.unit}"]
+    if progress.rate:
+        parts.append(f"{progress.rate:,.0f}/s" if progress.rate >= 10 else f"{progress.rate:.1f}/s")
+    if progress.seconds_left is not None and progress.done != progress.total:
+        parts.append(f"{duration(progress.seconds_left)} left")
+    figures = progress.figures
+    if figures.get("loss") is not None:
+        parts.append(f"epoch {figures['epoch']}/{figures['epochs']}  loss {figures['loss']:.3f}")
+    if figures.get("top1_error") is not None:
+        parts.append(f"top-1 error {figures['top1_error']:.1%}")
+    if figures.get("quarantined"):
+        parts.append(f"{figures['quarantined']:,} bad")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min`, `2 h 05 min`, `4 d 3 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def step_bar(words: str) -> tuple[Callable[[int, int], None], Callable[[], None]]:
+    """A bar for work without a run folder: a function to call with (done, total), and one to end with."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.completed}/{task.total}"),
+        console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,
+    )  # fmt: skip
+    bar.start()
+    task = bar.add_task(words, total=None)
+
+    def on_progress(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+
+    return on_progress, bar.stop
+
+
+def facts_lines(facts: dict[str, Any]) -> list[str]:
+    """Final facts as lines for people."""
+    lines = []
+    for name, value in facts.items():
+        if value is None or isinstance(value, (dict, list)):
+            continue
+        shown_value = f"{value:.2%}" if name.endswith("_error") else f"{value:,}" if isinstance(value, int) else value
+        lines.append(f"{name.replace('_', ' '):<19} {shown_value}")
+    return lines
+
+
+def _follow(display: Display, stop: threading.Event) -> None:
+    with display:
+        while not stop.wait(LOOK_EVERY_S):
+            display.look()
+        display.look()

@@ -1,0 +1,76 @@
+"""The fixed command of every job: `python -m cluster.entry`.
+
+It reads what to do from the run folder that TENCH_RUN names, checks it again on this node, connects to the Ray that
+started it, and leaves with the command's exit code.
+"""
+
+import json
+import os
+import re
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+from cluster.access import Roots
+from cluster.commands import execute, needs_ray
+from cluster.ray_session import join_ray
+from cluster.settings import KINDS, EvaluateRequest
+from ingest.errors import RefusedError, TenchError
+from ingest.progress import RunWriter
+from ingest.settings import Settings
+from ingest.storage import Place
+
+RUN_ID = re.compile(r"[a-z0-9-]{1,64}")
+PLACES = ("source", "dataset")
+
+
+def main() -> int:
+    """Run the job of TENCH_RUN, attempt TENCH_ATTEMPT; its exit code."""
+    try:
+        place, attempt = _run_place(os.environ)
+        record = json.loads(place.get("request.json"))
+        run = RunWriter.begin(place, record["kind"], {}, attempt=attempt)
+    except (TenchError, FileNotFoundError, KeyError, ValueError) as error:
+        print(f"tench: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 3)
+    try:
+        request = read_request(record)
+    except TenchError as error:
+        run.finish("failed", error.exit_code, error.message)
+        return error.exit_code
+    with ExitStack() as stack:
+        if needs_ray(request):
+            stack.enter_context(join_ray())
+        outcome = execute(request, run, _trained_run(request, place))
+    print(f"tench: {outcome.error or outcome.state}", file=sys.stderr)
+    return outcome.exit_code
+
+
+def read_request(record: dict[str, Any]) -> Settings:
+    """The request of a run folder, its places held to the service's roots. Raises RefusedError."""
+    if record["kind"] not in KINDS:
+        raise RefusedError(f"request.json: kind {record['kind']!r}; expected one of {', '.join(KINDS)}")
+    request = KINDS[record["kind"]].model_validate(record["settings"])
+    roots = Roots(record.get("roots", []))
+    for name in PLACES:
+        if (uri := getattr(request, name, None)) is not None:
+            roots.refuse_outside(uri, name)
+    return request
+
+
+def _run_place(environment: Any) -> tuple[Place, int]:
+    uri = environment["TENCH_RUN"]
+    if not RUN_ID.fullmatch(uri.rstrip("/").rsplit("/", 1)[-1]):
+        raise RefusedError(f"TENCH_RUN={uri}: its last part is no run id ([a-z0-9-], at most 64)")
+    return Place(uri), int(environment["TENCH_ATTEMPT"])
+
+
+def _trained_run(request: Settings, place: Place) -> str | None:
+    """The folder of the run that an evaluation measures: beside this one."""
+    if not isinstance(request, EvaluateRequest):
+        return None
+    return f"{place.uri.rsplit('/', 1)[0]}/{request.run}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Jobs of Ray over its REST interface: the only place that speaks to it. Ray's table is never our history."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from ingest.errors import TenchError
+
+ENTRYPOINT = "exec python -m cluster.entry"
+"""The same fixed line for every job: settings travel as a file in the run folder, never through a shell."""
+STOP_WAIT_S = 60
+TIMEOUT_S = 10.0
+
+
+class RayUnreachable(TenchError):
+    """Ray did not answer, or not as Ray: nothing is known of its jobs."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """CPUs and GPUs of the cluster, and its nodes as Ray describes them."""
+
+    cpus: int
+    gpus: int
+    nodes: tuple[dict[str, Any], ...] = ()
+
+
+class RayJobs:
+    """The jobs of one Ray cluster, by the address of its dashboard and its token."""
+
+    def __init__(self, address: str, token: str | None) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx2.Client(base_url=address, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def submit(self, submission_id: str, environment: dict[str, str]) -> None:
+        """Submit the fixed command once: a second submit of the same id is found to be there already."""
+        if self.state(submission_id) is not None:
+            return
+        body = {
+            "entrypoint": ENTRYPOINT,
+            "submission_id": submission_id,
+            "runtime_env": {"env_vars": {**environment, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}},
+        }
+        response = self._ask("POST", "/api/jobs/", json=body)
+        if response.status_code != 200 and self.state(submission_id) is None:
+            raise RayUnreachable(f"Ray took no job: HTTP {response.status_code} {response.text[-300:]!r}")
+
+    def state(self, submission_id: str) -> str | None:
+        """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED; None if Ray knows no such job."""
+        response = self._ask("GET", f"/api/jobs/{submission_id}")
+        if response.status_code == 404:
+            return None
+        self._refuse_strange(response)
+        return str(response.json()["status"])
+
+    def stop(self, submission_id: str) -> None:
+        """SIGTERM to the job's process; SIGKILL after STOP_WAIT_S."""
+        self._ask("POST", f"/api/jobs/{submission_id}/stop")
+
+    def logs(self, submission_id: str) -> str:
+        """What the job's process wrote; empty if Ray no longer knows it."""
+        response = self._ask("GET", f"/api/jobs/{submission_id}/logs")
+        return str(response.json().get("logs", "")) if response.status_code == 200 else ""
+
+    def running(self) -> list[str]:
+        """Submission ids of jobs that have not ended."""
+        response = self._ask("GET", "/api/jobs/")
+        self._refuse_strange(response)
+        return [j["submission_id"] for j in response.json() if j.get("status") in ("PENDING", "RUNNING")]
+
+    def capacity(self) -> Capacity:
+        """CPUs and GPUs of the nodes that are alive."""
+        response = self._ask("GET", "/nodes?view=summary")
+        self._refuse_strange(response)
+        nodes = [n for n in response.json()["data"]["summary"] if n.get("raylet", {}).get("state") == "ALIVE"]
+        totals = [n["raylet"].get("resourcesTotal", {}) for n in nodes]
+        return Capacity(
+            sum(int(t.get("CPU", 0)) for t in totals),
+            sum(int(t.get("GPU", 0)) for t in totals),
+            tuple(_node(n, t) for n, t in zip(nodes, totals, strict=True)),
+        )
+
+    def demands_token(self) -> bool:
+        """Whether Ray refuses a call without its token, as it must."""
+        response = httpx2.get(f"{self._http.base_url}api/jobs/", timeout=TIMEOUT_S, trust_env=False)
+        return response.status_code in (401, 403)
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx2.HTTPError as error:
+            raise RayUnreachable(f"Ray at {self._http.base_url} does not answer: {error}") from error
+        if response.status_code in (401, 403):
+            raise RayUnreachable(f"Ray at {self._http.base_url} refuses the token (RAY_AUTH_TOKEN_PATH)")
+        return response
+
+    def _refuse_strange(self, response: httpx2.Response) -> None:
+        if response.status_code != 200:
+            raise RayUnreachable(f"Ray at {self._http.base_url}: HTTP {response.status_code} {response.text[-200:]!r}")
+
+
+def _node(node: dict[str, Any], total: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "node": node["raylet"].get("nodeId", "")[:12],
+        "host": node.get("hostname") or node["raylet"].get("nodeManagerHostname", ""),
+        "cpus": int(total.get("CPU", 0)),
+        "gpus": int(total.get("GPU", 0)),
+        "memory_bytes": int(total.get("memory", 0)),
+        "is_head": bool(node["raylet"].get("isHeadNode", False)),
+    }

@@ -1,0 +1,77 @@
+"""Our words for values that do not fit: what was found, what was expected, by the name a person used."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+Naming = Callable[[str], str]
+
+
+def flag(field: str) -> str:
+    """`samples_per_shard` as `--samples-per-shard`."""
+    return f"--{field.replace('_', '-')}"
+
+
+def misfit_words(error: ValidationError, model: type[BaseModel], naming: Naming = flag) -> list[tuple[str, str]]:
+    """(field, sentence) for each value that does not fit the model."""
+    properties = model.model_json_schema().get("properties", {})
+    said = []
+    for problem in error.errors(include_url=False, include_context=False):
+        field = str(problem["loc"][0]) if problem["loc"] else ""
+        said.append((field, _sentence(naming(field), problem, properties)))
+    return said
+
+
+def _sentence(name: str, problem: Any, properties: dict[str, Any]) -> str:
+    field = str(problem["loc"][0]) if problem["loc"] else ""
+    if problem["type"] == "missing":
+        return f"{name}: is missing; {expected(properties.get(field, {}))}"
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting; there are {', '.join(sorted(properties))}"
+    return f"{name} {problem['input']}: {expected(properties.get(field, {}))}"
+
+
+def expected(schema: dict[str, Any]) -> str:
+    """What a field of a JSON schema takes: `expected a whole number from 1 to 100`."""
+    options = [o for o in schema.get("anyOf", [schema]) if o.get("type") != "null"]
+    return "expected " + " or ".join(_one(option) for option in options)
+
+
+def _one(schema: dict[str, Any]) -> str:
+    if choices := schema.get("enum") or ([schema["const"]] if "const" in schema else None):
+        return _listed(choices)
+    if schema.get("pattern") == r"^(\d+|\d+(\.\d+)?%)$":
+        return "a count (25) or a share (0.1%)"
+    kinds = {
+        "integer": "a whole number",
+        "number": "a number",
+        "boolean": "true or false",
+        "string": "a text",
+        "array": "a list",
+    }
+    return kinds.get(schema.get("type", ""), "a value") + _bounds(schema)
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    parts = []
+    if low is not None and high is not None:
+        return f" from {low:,} to {high:,}"
+    if low is not None:
+        parts.append(f"at least {low:,}")
+    if above is not None:
+        parts.append(f"above {above:,}")
+    if high is not None:
+        parts.append(f"at most {high:,}")
+    if below is not None:
+        parts.append(f"below {below:,}")
+    if schema.get("pattern"):
+        parts.append(f"like {schema['pattern']}")
+    return f" {' and '.join(parts)}" if parts else ""
+
+
+def _listed(choices: Iterable[Any]) -> str:
+    words = [str(c) for c in choices]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
