@@ -212,13 +212,13 @@ def figures(run: str) -> int:
 
 
 @app.command
-def demo(out: str | None = None, *, shuffle_labels: Annotated[bool, Switch] = False, json: Json = False) -> int:
+def demo(out: str = "demo", *, shuffle_labels: Annotated[bool, Switch] = False, json: Json = False) -> int:
     """Archives to dataset to AlexNet to errors on this machine, watched on a web page; nothing is left running.
 
     Parameters
     ----------
     out
-        Folder to keep everything in; otherwise a temporary one, removed at the end.
+        Folder for everything that it makes; an earlier demo's is made anew.
     shuffle_labels
         Give every picture a label at random: nothing can be learnt, and errors stay at chance.
     json

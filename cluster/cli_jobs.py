@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from cluster.settings import (
+    PLACES,
     EvaluateRequest,
     IngestRequest,
     ServeSettings,
@@ -16,6 +17,7 @@ from cluster.settings import (
     VerifyRequest,
 )
 from ingest.settings import Settings
+from ingest.storage import Place
 
 Flat = Parameter(name="*")
 Switch = Parameter(negative="")
@@ -197,7 +199,10 @@ def revoke(name: str, *, token_file: str | None = None) -> int:
 def _submit(kind: str, settings: Settings, after: str | None, priority: int, as_json: bool) -> int:
     from cluster.client import Client
 
-    job = Client.from_environment().submit(kind, settings.model_dump(mode="json"), after, priority)
+    values = settings.model_dump(mode="json")
+    # A path is meant as seen from here; the service works elsewhere.
+    values |= {name: Place(values[name]).uri for name in PLACES if name in values}
+    job = Client.from_environment().submit(kind, values, after, priority)
     if as_json:
         return _print(job)
     print(job["id"])

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -40,10 +40,20 @@ def shown(place: Place, quiet: bool = False) -> Iterator[None]:
         thread.join()
 
 
+class Readable(Protocol):
+    """A run as it can be read: its folder (`RunReader`), or what a service tells of it (`client.RemoteRun`)."""
+
+    def latest_attempt(self) -> int: ...
+
+    def events(self, attempt: int | None = None, after_seq: int = 0) -> Iterator[Event]: ...
+
+    def progress(self, attempt: int | None = None) -> RunProgress | None: ...
+
+
 class Display:
     """The bar, and the events that are worth a line of their own."""
 
-    def __init__(self, reader: RunReader) -> None:
+    def __init__(self, reader: Readable) -> None:
         self._reader = reader
         self._console = Console(stderr=True, highlight=False)
         self._seq = 0
@@ -85,14 +95,14 @@ class Display:
             if self._quarantined > MAX_QUARANTINE_LINES:
                 return
         mark = "! " if event.kind in ("warning", "quarantined", "actor lost") else "  "
-        self._console.print(f"{mark}{event.text}", markup=False)
+        self._console.print(f"{mark}{event.text}", markup=False, soft_wrap=True)
 
     def _draw(self, progress: RunProgress) -> None:
         words = progress_words(progress)
         if not self._console.is_terminal:
             if time.monotonic() - self._line_at >= LINE_EVERY_S:
                 self._line_at = time.monotonic()
-                self._console.print(f"  {progress.phase}: {words}", markup=False)
+                self._console.print(f"  {progress.phase}: {words}", markup=False, soft_wrap=True)
             return
         if self._task is None:
             self._task = self._bar.add_task(progress.phase, words=words, total=progress.total)

@@ -14,14 +14,13 @@ from typing import Any
 from cluster.access import Roots
 from cluster.commands import execute, needs_ray
 from cluster.ray_session import join_ray
-from cluster.settings import KINDS, EvaluateRequest
+from cluster.settings import KINDS, PLACES, EvaluateRequest
 from ingest.errors import RefusedError, TenchError
 from ingest.progress import RunWriter
 from ingest.settings import Settings
 from ingest.storage import Place
 
 RUN_ID = re.compile(r"[a-z0-9-]{1,64}")
-PLACES = ("source", "dataset")
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx2
 
+from cluster.ledger import Capacity
 from ingest.errors import TenchError
 
 ENTRYPOINT = "exec python -m cluster.entry"
@@ -18,22 +19,28 @@ class RayUnreachable(TenchError):
 
 
 @dataclass(frozen=True)
-class Capacity:
-    """CPUs and GPUs of the cluster, and its nodes as Ray describes them."""
+class Nodes:
+    """The nodes of a cluster that are alive: name, address, is_head, cpus, gpus, memory_bytes of each."""
 
-    cpus: int
-    gpus: int
-    nodes: tuple[dict[str, Any], ...] = ()
+    nodes: tuple[dict[str, Any], ...]
+
+    @property
+    def capacity(self) -> Capacity:
+        """What they have together."""
+        cpus, gpus, memory = (sum(n[name] for n in self.nodes) for name in ("cpus", "gpus", "memory_bytes"))
+        return Capacity(cpus, gpus, memory, max((n["cpus"] for n in self.nodes), default=0))
 
 
 class RayJobs:
     """The jobs of one Ray cluster, by the address of its dashboard and its token."""
 
     def __init__(self, address: str, token: str | None) -> None:
+        self.address = address
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx2.Client(base_url=address, headers=headers, timeout=TIMEOUT_S, trust_env=False)
 
     def close(self) -> None:
+        """Let go of the connections."""
         self._http.close()
 
     def submit(self, submission_id: str, environment: dict[str, str]) -> None:
@@ -72,43 +79,45 @@ class RayJobs:
         self._refuse_strange(response)
         return [j["submission_id"] for j in response.json() if j.get("status") in ("PENDING", "RUNNING")]
 
-    def capacity(self) -> Capacity:
-        """CPUs and GPUs of the nodes that are alive."""
+    def nodes(self) -> Nodes:
+        """The nodes that are alive."""
         response = self._ask("GET", "/nodes?view=summary")
         self._refuse_strange(response)
-        nodes = [n for n in response.json()["data"]["summary"] if n.get("raylet", {}).get("state") == "ALIVE"]
-        totals = [n["raylet"].get("resourcesTotal", {}) for n in nodes]
-        return Capacity(
-            sum(int(t.get("CPU", 0)) for t in totals),
-            sum(int(t.get("GPU", 0)) for t in totals),
-            tuple(_node(n, t) for n, t in zip(nodes, totals, strict=True)),
-        )
+        alive = [n for n in response.json()["data"]["summary"] if n.get("raylet", {}).get("state") == "ALIVE"]
+        return Nodes(tuple(_node(n) for n in alive))
 
     def demands_token(self) -> bool:
         """Whether Ray refuses a call without its token, as it must."""
-        response = httpx2.get(f"{self._http.base_url}api/jobs/", timeout=TIMEOUT_S, trust_env=False)
+        try:
+            response = httpx2.get(f"{self.address}/api/jobs/", timeout=TIMEOUT_S, trust_env=False)
+        except httpx2.HTTPError as error:
+            raise RayUnreachable(f"Ray at {self.address} does not answer: {error}") from error
         return response.status_code in (401, 403)
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
         try:
             response = self._http.request(method, path, **options)
         except httpx2.HTTPError as error:
-            raise RayUnreachable(f"Ray at {self._http.base_url} does not answer: {error}") from error
+            raise RayUnreachable(f"Ray at {self.address} does not answer: {error}") from error
         if response.status_code in (401, 403):
-            raise RayUnreachable(f"Ray at {self._http.base_url} refuses the token (RAY_AUTH_TOKEN_PATH)")
+            raise RayUnreachable(f"Ray at {self.address} refuses the token (RAY_AUTH_TOKEN_PATH)")
         return response
 
     def _refuse_strange(self, response: httpx2.Response) -> None:
         if response.status_code != 200:
-            raise RayUnreachable(f"Ray at {self._http.base_url}: HTTP {response.status_code} {response.text[-200:]!r}")
+            raise RayUnreachable(f"Ray at {self.address}: HTTP {response.status_code} {response.text[-200:]!r}")
 
 
-def _node(node: dict[str, Any], total: dict[str, Any]) -> dict[str, Any]:
+def _node(node: dict[str, Any]) -> dict[str, Any]:
+    raylet = node["raylet"]
+    total = raylet.get("resourcesTotal", {})
     return {
-        "node": node["raylet"].get("nodeId", "")[:12],
-        "host": node.get("hostname") or node["raylet"].get("nodeManagerHostname", ""),
+        "name": node.get("hostname") or raylet.get("nodeManagerHostname", ""),
+        "node_id": raylet.get("nodeId", "")[:12],
+        "address": node.get("ip") or raylet.get("nodeManagerAddress", ""),
+        "state": "alive",
+        "is_head": bool(raylet.get("isHeadNode", False)),
         "cpus": int(total.get("CPU", 0)),
         "gpus": int(total.get("GPU", 0)),
         "memory_bytes": int(total.get("memory", 0)),
-        "is_head": bool(node["raylet"].get("isHeadNode", False)),
     }

@@ -53,6 +53,10 @@ KINDS: dict[str, type[Settings]] = {
 }
 
 
+PLACES = ("source", "dataset")
+"""Settings that name a place: held to the service's roots."""
+
+
 class JobRequest(BaseModel):
     """The body of `POST /v1/jobs`."""
 
@@ -69,6 +73,9 @@ class JobRequest(BaseModel):
 
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Jobs of higher priority start first."""
+
+    name: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f]*$")] = ""
+    """What people call it; without one, its kind and places are shown."""
 
 
 class ServeSettings(Settings):
@@ -94,6 +101,9 @@ class ServeSettings(Settings):
 
     ray_address: Annotated[str | None, Execution] = None
     """Address of a Ray cluster's dashboard; without it the service starts a Ray of its own on loopback."""
+
+    allow_open_ray: Annotated[bool, Execution] = False
+    """Use a Ray cluster although it answers anyone, without a token."""
 
     num_cpus: Annotated[int | None, Execution, Field(ge=1, le=100_000)] = None
     """CPUs of the service's own Ray; all cores of this machine unless told."""

@@ -203,7 +203,7 @@ class Store:
 
 
 def _open_sqlite(path: str) -> sa.Engine:
-    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S, "autocommit": True})
+    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, record: Any) -> None:

@@ -85,6 +85,16 @@ def new_run_id(kind: str) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{kind}-{secrets.token_hex(3)}"
 
 
+def put_request(place: Place, kind: str, request: dict[str, Any]) -> None:
+    """Write what a run was asked for, once: what is there already stays."""
+    place.put_new("request.json", to_json({"format_version": FORMAT_VERSION, "kind": kind, **request}))
+
+
+def ask_to_stop(place: Place, attempt: int) -> None:
+    """Ask every process of an attempt to end at its next safe point."""
+    place.put_new(_stop_path(attempt), b"{}\n")
+
+
 class RunWriter:
     """The one writer of an attempt (the driver; in training, rank 0 while the network trains)."""
 
@@ -110,7 +120,7 @@ class RunWriter:
         `request` (kind, settings, source, dataset ...) is written once, by the first attempt; `facts` go into
         the attempt's own file: the checkpoint it resumes from, execution settings, versions.
         """
-        place.put_new("request.json", to_json({"format_version": FORMAT_VERSION, "kind": kind, **request}))
+        put_request(place, kind, request)
         attempt = attempt or RunReader(place).latest_attempt() + 1
         record = {
             "format_version": FORMAT_VERSION,
@@ -195,7 +205,7 @@ class RunWriter:
     def request_stop(self) -> None:
         """Ask every process of this attempt to end at its next safe point."""
         self._stopping = True
-        self.place.put_new(_stop_path(self.attempt), b"{}\n")
+        ask_to_stop(self.place, self.attempt)
 
     def stop_requested(self) -> bool:
         """True once somebody asked for a stop; looks at the run folder at most twice a second."""
@@ -219,6 +229,10 @@ class RunReader:
     def latest_attempt(self) -> int:
         """Number of the latest attempt; 0 if none has started."""
         return max((int(f.path[-9:-5]) for f in self.place.files("attempts")), default=0)
+
+    def has_begun(self, attempt: int) -> bool:
+        """True once the attempt's driver has put its first file."""
+        return self.place.exists(_attempt_path(attempt))
 
     def request(self) -> dict[str, Any]:
         """What was asked for. Raises FileNotFoundError if this is no run folder."""

@@ -1,5 +1,7 @@
 """Pictures of a run: its curves, and the kernels that the first layer has learnt."""
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ingest.progress import RunReader
+from ingest.progress import Event, RunReader
 from ingest.storage import Place
 from trainer import checkpoint
 
 Pixels = npt.NDArray[np.uint8]
-COLUMNS, GAP, SCALE = 16, 2, 6
+COLUMNS, GAP, SCALE, MARGIN = 16, 2, 6, 24
 
 
 def kernel_sheet(weights: torch.Tensor) -> Pixels:
@@ -42,19 +44,23 @@ def kernels_png(run_folder: str) -> bytes | None:
 
 
 def series(run_folder: str) -> dict[str, list[list[float]]]:
-    """Curves of all attempts: loss, learning_rate, samples_per_s, train_top1_error over the step; top1_error and
-    top5_error over the epoch (from 1). Each a list of [x, y], in order of x; a repeated step counts once, the latest."""
+    """`series_of` over the events of all attempts of a run."""
     reader = RunReader(Place(run_folder))
+    return series_of([e for attempt in range(1, reader.latest_attempt() + 1) for e in reader.events(attempt)])
+
+
+def series_of(events: Sequence[Event]) -> dict[str, list[list[float]]]:
+    """Curves: loss, learning_rate, samples_per_s, train_top1_error, data_wait_share over the step; top1_error and
+    top5_error over the epoch (from 1). Each a list of [x, y], in order of x; a repeated step counts once, the latest."""
     over_step = ("loss", "learning_rate", "samples_per_s", "train_top1_error", "data_wait_share")
     points: dict[str, dict[float, float]] = {name: {} for name in (*over_step, "top1_error", "top5_error")}
-    for attempt in range(1, reader.latest_attempt() + 1):
-        for event in reader.events(attempt):
-            if event.kind == "metrics":
-                for name in over_step:
-                    points[name][event.data["step"]] = event.data[name]
-            elif event.kind == "evaluated" and "top1_error" in event.data:
-                for name in ("top1_error", "top5_error"):
-                    points[name][event.data["epoch"] + 1] = event.data[name]
+    for event in events:
+        if event.kind == "metrics":
+            for name in over_step:
+                points[name][event.data["step"]] = event.data[name]
+        elif event.kind == "evaluated" and "epoch" in event.data:
+            for name in ("top1_error", "top5_error"):
+                points[name][event.data["epoch"] + 1] = event.data[name]
     return {name: [[x, y] for x, y in sorted(values.items())] for name, values in points.items()}
 
 
@@ -84,6 +90,23 @@ def curves_png(run_folder: str, scale: float = 2.0) -> bytes:
     chart = loss.properties(title="Training loss", **size) | error.properties(title="Validation", **size)
     png: bytes = vl_convert.vegalite_to_png(chart.to_dict(), scale=scale)
     return png
+
+
+def run_png(run_folder: str) -> bytes:
+    """Curves above, kernels of the first layer below, on white, as one PNG."""
+    from PIL import Image
+
+    parts = [curves_png(run_folder), kernels_png(run_folder)]
+    images = [Image.open(io.BytesIO(part)).convert("RGB") for part in parts if part is not None]
+    width = max(image.width for image in images)
+    sheet = Image.new("RGB", (width, sum(image.height + MARGIN for image in images)), "white")
+    top = 0
+    for image in images:
+        sheet.paste(image, ((width - image.width) // 2, top))
+        top += image.height + MARGIN
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    return file.getvalue()
 
 
 def _data(values: list[dict[str, Any]]) -> Any:

@@ -1,0 +1,82 @@
+"""Datasets that the service can see: folders under its roots that hold a manifest."""
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ingest.errors import TenchError
+from ingest.manifest import MANIFEST, Manifest, read_manifest
+from ingest.storage import Place
+
+MAX_DEPTH = 4
+MAX_FOLDERS = 20_000
+
+
+class Library:
+    """Finds sealed datasets by scanning roots; what was read of a manifest is kept until the file changes."""
+
+    def __init__(self, roots: list[str]) -> None:
+        self._roots = roots
+        self._lock = threading.Lock()
+        self._read: dict[Path, tuple[tuple[int, int], dict[str, Any] | None]] = {}
+
+    def datasets(self) -> list[dict[str, Any]]:
+        """A summary of each, by name. A folder whose manifest cannot be read is left out."""
+        with self._lock:
+            found = [summary for path in self._manifests() if (summary := self._summary(path)) is not None]
+        return sorted(found, key=lambda d: (d["name"], d["uri"]))
+
+    def find(self, dataset_id: str) -> dict[str, Any] | None:
+        """The summary of one dataset (of one copy, if there are several)."""
+        return next((d for d in self.datasets() if d["dataset_id"] == dataset_id), None)
+
+    def _manifests(self) -> Iterator[Path]:
+        seen = 0
+        for root in self._roots:
+            if "://" in root:
+                continue
+            for folder, inside, files in os.walk(root):
+                seen += 1
+                if seen > MAX_FOLDERS:
+                    return
+                if MANIFEST in files:
+                    inside.clear()
+                    yield Path(folder, MANIFEST)
+                elif len(Path(folder).relative_to(root).parts) >= MAX_DEPTH:
+                    inside.clear()
+
+    def _summary(self, path: Path) -> dict[str, Any] | None:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return None
+        mark = (stat.st_mtime_ns, stat.st_size)
+        if path not in self._read or self._read[path][0] != mark:
+            self._read[path] = (mark, _read_summary(path.parent))
+        return self._read[path][1]
+
+
+def _read_summary(folder: Path) -> dict[str, Any] | None:
+    try:
+        return _summary_of(folder, read_manifest(Place(folder)))
+    except TenchError:
+        return None
+
+
+def _summary_of(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    splits = manifest.splits.values()
+    return {
+        "dataset_id": manifest.dataset_id,
+        "content_id": manifest.content_id,
+        "name": folder.name,
+        "uri": str(folder),
+        "num_samples": sum(s.num_samples for s in splits),
+        "num_classes": len(manifest.classes),
+        "num_quarantined": len(manifest.quarantine),
+        "bytes": sum(f.size for s in splits for f in s.shards),
+        "splits": {name: {"num_samples": s.num_samples} for name, s in manifest.splits.items()},
+        "settings": {name: manifest.settings[name] for name in ("format", "payload", "side")},
+        "created_at": manifest.created_at,
+    }

@@ -1,0 +1,219 @@
+"""The service as a process: store, Ray, watcher and HTTP together, until SIGTERM or Ctrl-C."""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from cluster import local_ray
+from cluster.access import Roots, Tokens, is_loopback
+from cluster.api import Service, make_app
+from cluster.guard import Guard
+from cluster.launcher import RayJobs, RayUnreachable
+from cluster.settings import ServeSettings
+from cluster.store import Store
+from cluster.watcher import Watcher
+from ingest.errors import RefusedError
+from ingest.progress import to_json
+from ingest.storage import Place
+
+NOTE = "service.json"
+"""HOME/service.json: address and pid of the service at work."""
+DRIVERS_END_WITHIN_S = 15.0
+STREAMS_END_WITHIN_S = 3
+
+
+def serve(settings: ServeSettings) -> int:
+    """Serve until stopped; the exit code. Raises RefusedError if it must not or cannot start."""
+    home = Path(settings.home).expanduser().absolute()
+    tokens = _tokens(settings, home)
+    home.mkdir(parents=True, exist_ok=True)
+    with _only_service(home), _listening(settings) as listener, _ray(settings, home) as ray:
+        _serve(settings, home, tokens, listener, ray)
+    return 0
+
+
+def _serve(settings: ServeSettings, home: Path, tokens: Tokens | None, listener: socket.socket, ray: RayJobs) -> None:
+    roots = list(settings.root) or [str(home / "data")]
+    for root in roots:
+        if "://" not in root:
+            Path(root).mkdir(parents=True, exist_ok=True)
+    runs = Place(home / "runs")
+    service = Service(Store.open(str(home / "store.sqlite")), ray, runs, Roots(roots))
+    watcher = Watcher(service.store, ray, runs, service.roots.roots)
+    watcher.tick()
+    thread = threading.Thread(target=watcher.run, name="watcher")
+    server = _Server(service, Guard(make_app(service), settings.host, tokens))
+    thread.start()
+    try:
+        with _noted(home, _url(listener)):
+            server.run_until_stopped(listener)
+    finally:
+        watcher.stop()
+        thread.join()
+        if settings.ray_address is None:
+            print("Stopping: jobs at work keep what they have finished and go on with the next `tench serve`.",
+                  file=sys.stderr)  # fmt: skip
+            watcher.interrupt(DRIVERS_END_WITHIN_S)
+        service.store.close()
+
+
+class _Server:
+    """uvicorn on a socket that is bound already, ended by SIGTERM or SIGINT, which do not outlive it."""
+
+    def __init__(self, service: Service, app: Guard) -> None:
+        self._service = service
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+            timeout_graceful_shutdown=STREAMS_END_WITHIN_S,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+
+    def run_until_stopped(self, listener: socket.socket) -> None:
+        """Serve. uvicorn raises a signal again after its end: by then it must find a handler that does nothing."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        watched = threading.Thread(target=self._announce_end, name="end-of-streams", daemon=True)
+        watched.start()
+        self._server.run(sockets=[listener])
+
+    def _announce_end(self) -> None:
+        """Open streams end by themselves as soon as the server is to end, not by being cut."""
+        pause = threading.Event()
+        while not self._server.should_exit:
+            pause.wait(0.1)
+        self._service.stopping.set()
+
+
+def _tokens(settings: ServeSettings, home: Path) -> Tokens | None:
+    """The tokens that are asked for, None if none is. Raises RefusedError for an open door without any."""
+    tokens = Tokens(Path(settings.token_file).expanduser() if settings.token_file else home / "tokens.json")
+    if is_loopback(settings.host) and not settings.require_token and settings.token_file is None:
+        return None
+    if not tokens.listed():
+        what = f"--host {settings.host} can be reached from elsewhere" if not is_loopback(settings.host) else "a token"
+        raise RefusedError(
+            f"{what}, which needs a token, and {tokens.path} holds none; `tench token add NAME` makes one, or listen "
+            "on 127.0.0.1"
+        )
+    return tokens
+
+
+@contextmanager
+def _only_service(home: Path) -> Iterator[None]:
+    """Hold HOME for this process. Raises RefusedError if another service has it."""
+    with open(home / "service.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusedError(
+                f"{home}: another `tench serve` uses this home; stop it, or give another --home"
+            ) from None
+        yield
+
+
+@contextmanager
+def _listening(settings: ServeSettings) -> Iterator[socket.socket]:
+    """A socket on the address, before anything else is started. Raises RefusedError if it is taken."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            raise RefusedError(
+                f"--host {settings.host} --port {settings.port}: cannot listen there ({error.strerror or error}); "
+                "give another --port, or 0 for a free one"
+            ) from error
+        yield listener
+
+
+@contextmanager
+def _ray(settings: ServeSettings, home: Path) -> Iterator[RayJobs]:
+    """The named cluster, or a Ray of our own that ends with the service."""
+    if settings.ray_address is not None:
+        ray = RayJobs(settings.ray_address.rstrip("/"), _cluster_token())
+        _refuse_open(ray, settings)
+        yield ray
+        ray.close()
+        return
+    own = _own_ray(home, settings.num_cpus)
+    ray = RayJobs(own.address, own.token)
+    try:
+        yield ray
+    finally:
+        ray.close()
+        own.end()
+        local_ray.forget(home)
+
+
+def _own_ray(home: Path, num_cpus: int | None) -> local_ray.LocalRay:
+    """The head of a service that was killed, if its jobs still run; otherwise a new one."""
+    found = local_ray.find(home)
+    if found is not None:
+        ray = RayJobs(found.address, found.token)
+        try:
+            if ray.running():
+                print("Going on with the Ray of the service before this one: its jobs still run.", file=sys.stderr)
+                return found
+        except RayUnreachable as error:
+            print(f"The Ray of the service before this one does not answer: {error}", file=sys.stderr)
+        finally:
+            ray.close()
+        found.end()
+        local_ray.forget(home)
+    print("Starting Ray on this machine (10 to 30 s) ...", file=sys.stderr)
+    return local_ray.start(home, num_cpus)
+
+
+def _refuse_open(ray: RayJobs, settings: ServeSettings) -> None:
+    try:
+        demands = ray.demands_token()
+    except RayUnreachable:
+        return  # Shown as unknown on the page until it answers.
+    if not demands and not settings.allow_open_ray:
+        raise RefusedError(
+            f"--ray-address {settings.ray_address}: this Ray answers without a token, so anyone who reaches it can run "
+            "any program there; start it with RAY_AUTH_MODE=token, or give --allow-open-ray"
+        )
+
+
+def _cluster_token() -> str | None:
+    """The cluster's token as Ray itself finds it: RAY_AUTH_TOKEN, or the file RAY_AUTH_TOKEN_PATH."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(path).read_text().strip() if path else None
+
+
+@contextmanager
+def _noted(home: Path, url: str) -> Iterator[None]:
+    """Tell people and programs where the service is."""
+    note = home / NOTE
+    note.write_bytes(to_json({"url": url, "pid": os.getpid()}))
+    print(f"Tench is at {url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def read_note(home: Path) -> str | None:
+    """The address of the service at work in a home, None if there is none."""
+    try:
+        return str(json.loads((home / NOTE).read_text())["url"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None

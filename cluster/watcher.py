@@ -1,0 +1,185 @@
+"""The one writer of states: looks at store, Ray and run folders, and makes the moves that follow.
+
+It decides nothing itself: `jobs.next_move` and `ledger.admit` do, from what is gathered here. What it does besides is
+safe to do twice (put the request, submit by a fixed name, put the stop file), so it may be killed at any moment.
+"""
+
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from cluster.jobs import ADMITTED, ENDED, Job, Move, Needs, RayState, Sight, next_move
+from cluster.launcher import RayJobs, RayUnreachable
+from cluster.ledger import Admission, Applicant, Capacity, admit
+from cluster.store import Store, Superseded
+from ingest.errors import TenchError
+from ingest.progress import RunReader, ask_to_stop, put_request
+from ingest.storage import Place
+
+TICK_S = 0.7
+STOP_GRACE_S = 30.0
+LAST_WORDS = 600
+RAY_NOTE = "ray"
+RAY_STATES: Mapping[str | None, RayState] = {
+    None: "absent", "PENDING": "pending", "RUNNING": "running",
+    "SUCCEEDED": "ended", "FAILED": "ended", "STOPPED": "ended",
+}  # fmt: skip
+
+
+class Watcher:
+    """Watches the jobs of one store. `run` in a thread of its own; of several processes only one is at work."""
+
+    def __init__(self, store: Store, ray: RayJobs, runs: Place, roots: list[str]) -> None:
+        self._store, self._ray, self._runs, self._roots = store, ray, runs, roots
+        self._stopping = threading.Event()
+        self._gone_since: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Watch until `stop`; wait for the other watcher's end if there is one."""
+        while not self._stopping.is_set():
+            with self._store.watching() as mine:
+                while mine and not self._stopping.is_set():
+                    self._guarded_tick()
+                    self._stopping.wait(TICK_S)
+            self._stopping.wait(TICK_S)
+
+    def stop(self) -> None:
+        """End `run` after the tick under way."""
+        self._stopping.set()
+
+    def tick(self) -> None:
+        """Look at every open job once, and make the moves that follow."""
+        capacity = self._look_at_ray()
+        jobs = self._store.open_jobs()
+        admission = self._admission(jobs, capacity)
+        for job in jobs:
+            sight = self._sight(job, admission, capacity is not None)
+            move = next_move(job, sight, time.time())
+            if move is not None:
+                self._make(job, move)
+            elif capacity is not None:
+                self._care_for(job, sight)
+
+    def interrupt(self, within_s: float) -> None:
+        """Ask every driver at work to stop at its next safe point, and wait for their results: the service is ending,
+        and takes its Ray along. Their jobs go on when the next service starts."""
+        at_work = [j for j in self._store.open_jobs() if j.state in ADMITTED]
+        for job in at_work:
+            ask_to_stop(self.place(job), job.attempt)
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline and any(self._works(job) for job in at_work):
+            time.sleep(0.2)
+
+    def place(self, job: Job) -> Place:
+        """The job's run folder."""
+        return Place(f"{self._runs.uri}/{job.id}")
+
+    def _guarded_tick(self) -> None:
+        try:
+            self.tick()
+        except Exception:  # noqa: BLE001 - one bad tick must not end the watch over all jobs; it is logged
+            traceback.print_exc()
+
+    def _look_at_ray(self) -> Capacity | None:
+        """What Ray has, None if it is out of reach; left as a note for the handlers of requests."""
+        note: dict[str, Any]
+        try:
+            found = self._ray.nodes()
+            note, capacity = {"reachable": True, "nodes": list(found.nodes)}, found.capacity
+        except RayUnreachable as error:
+            note, capacity = {"reachable": False, "nodes": [], "error": error.message}, None
+        before = self._store.read_note(RAY_NOTE)
+        if before is None or before[0] != note:
+            self._store.write_note(RAY_NOTE, note)
+        return capacity
+
+    def _admission(self, jobs: list[Job], capacity: Capacity | None) -> Admission:
+        if capacity is None or not capacity.cpus:
+            return Admission({}, {})
+        waiting = [
+            Applicant(j.id, j.kind, j.settings, j.priority, j.created_at)
+            for j in jobs
+            if j.state == "queued" and not j.stop_requested and self._parent(j) in (None, "succeeded")
+        ]
+        return admit(waiting, [j.grant for j in jobs if j.state in ADMITTED], capacity)
+
+    def _sight(self, job: Job, admission: Admission, reachable: bool) -> Sight:
+        if job.state == "queued":
+            parent = self._parent(job)
+            return Sight(
+                parent=parent, grant=admission.granted.get(job.id), never=admission.never.get(job.id)
+            )  # fmt: skip
+        if job.has_ended:
+            return Sight()
+        reader, now = RunReader(self.place(job)), time.monotonic()
+        ray = self._ray_state(job) if reachable else "unreachable"
+        gone_s = 0.0
+        if ray in ("ended", "absent"):
+            gone_s = now - self._gone_since.setdefault(job.submission_id, now)
+        else:
+            self._gone_since.pop(job.submission_id, None)
+        return Sight(
+            ray=ray, gone_s=gone_s, last_words=self._last_words(job) if ray == "ended" else "",
+            begun=reader.has_begun(job.attempt), result=reader.result(job.attempt),
+        )  # fmt: skip
+
+    def _ray_state(self, job: Job) -> RayState:
+        try:
+            return RAY_STATES[self._ray.state(job.submission_id)]
+        except RayUnreachable:
+            return "unreachable"
+
+    def _last_words(self, job: Job) -> str:
+        try:
+            return " ".join(self._ray.logs(job.submission_id)[-LAST_WORDS:].split())
+        except RayUnreachable:
+            return ""
+
+    def _parent(self, job: Job) -> Any:
+        if job.after is None:
+            return None
+        parent = self._store.job(job.after)
+        return "missing" if parent is None else parent.state
+
+    def _make(self, job: Job, move: Move) -> None:
+        try:
+            after = self._store.move(job, move, "watcher")
+        except Superseded:
+            return  # Somebody wished for something meanwhile: the next tick decides anew.
+        if after.state == "starting":
+            self._care_for(after, Sight())
+        if after.state in ENDED:
+            self._gone_since.pop(job.submission_id, None)
+
+    def _care_for(self, job: Job, sight: Sight) -> None:
+        """What a state asks to be done again and again until it is seen to be done."""
+        if job.state == "starting" and sight.ray == "absent" and not sight.begun:
+            self._submit(job)
+        if job.state == "stopping":
+            ask_to_stop(self.place(job), job.attempt)
+            if not sight.begun or time.time() - job.moved_at > STOP_GRACE_S:
+                self._force(job)
+
+    def _submit(self, job: Job) -> None:
+        place = self.place(job)
+        try:
+            put_request(place, job.kind, {"settings": job.settings, "roots": self._roots, "job": job.id})
+            self._ray.submit(job.submission_id, _environment(place, job.attempt, job.grant))
+        except (TenchError, OSError) as error:
+            print(f"tench: job {job.id} could not be submitted: {error}", flush=True)
+
+    def _force(self, job: Job) -> None:
+        try:
+            self._ray.stop(job.submission_id)
+        except RayUnreachable as error:
+            print(f"tench: job {job.id} could not be stopped: {error}", flush=True)
+
+    def _works(self, job: Job) -> bool:
+        reader = RunReader(self.place(job))
+        return reader.has_begun(job.attempt) and reader.result(job.attempt) is None
+
+
+def _environment(place: Place, attempt: int, grant: Needs) -> dict[str, str]:
+    return {"TENCH_RUN": place.uri, "TENCH_ATTEMPT": str(attempt), "TENCH_CPUS": str(grant.cpus)}
