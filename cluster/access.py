@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from ingest.errors import RefusedError, UsageError
 from ingest.storage import REMOTE_SCHEMES, Place
@@ -107,9 +108,10 @@ def host_allowed(header: str, served_host: str, has_tokens: bool) -> bool:
 
 def _inside(uri: str, root: str) -> bool:
     if uri.startswith(REMOTE_SCHEMES) or root.startswith(REMOTE_SCHEMES):
-        parts = uri.split("/")
-        return ".." not in parts and parts[: len(root.split("/"))] == root.split("/")
-    resolved, base = Path(uri).resolve(), Path(root).resolve()
+        parts, base_parts = uri.split("/"), root.split("/")
+        # An object store reads `%2e%2e` as `..`.
+        return ".." not in unquote(uri).split("/") and parts[: len(base_parts)] == base_parts
+    resolved, base = Path(os.path.realpath(uri)), Path(os.path.realpath(root))
     return resolved == base or base in resolved.parents
 
 

@@ -24,6 +24,7 @@ from cluster.requests import checked_settings, dry_run, key_of, new_job
 from cluster.settings import KINDS, JobRequest
 from cluster.store import KeyTaken, Store, Superseded
 from cluster.watcher import RAY_NOTE
+from cluster.words import problem_words
 from ingest.errors import TenchError
 from ingest.look import describe
 from ingest.storage import Place
@@ -72,7 +73,7 @@ class Service:
         progress = self.followers.of(job.id).look().progress
         values["progress"] = progress.model_dump() if progress is not None else None
         values["unknown"] = job.state in ADMITTED and not reachable
-        values["has_ended"] = job.has_ended
+        values["has_ended"] = job.has_ended and not job.resume_requested
         return values
 
 
@@ -121,6 +122,8 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
         limit: Annotated[int, Query(ge=1, le=1000)] = PAGE,
     ) -> dict[str, Any]:
         """Jobs, newest first; `next` is the cursor of the next page, null on the last."""
+        if cursor is not None:
+            service.job(cursor)
         found = service.store.jobs(limit + 1, cursor, state, kind)
         reachable = service.ray_note()["reachable"]
         page = [service.view(job, reachable) for job in found[:limit]]
@@ -189,9 +192,9 @@ def _add_runs(app: FastAPI, service: Service) -> None:
     @app.get("/v1/jobs/{job_id}/metrics")
     def metrics(job_id: JobId) -> dict[str, Any]:
         """Curves of a training over all attempts: lists of [x, y] by name."""
+        service.job(job_id)
         from trainer.figures import series_of
 
-        service.job(job_id)
         return {"series": series_of(service.followers.of(job_id).look().events)}
 
     @app.get("/v1/jobs/{job_id}/artifacts/{name}")
@@ -277,12 +280,23 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_misfit(request: Request, error: RequestValidationError) -> Response:
-        said = [(".".join(str(p) for p in e["loc"] if p != "body"), str(e["msg"])) for e in error.errors()]
-        return problem_response(422, "; ".join(f"{name}: {words}" if name else words for name, words in said), said)
+        said = [_misfit(problem) for problem in error.errors()]
+        return problem_response(422, "; ".join(words for _, words in said), said)
 
     @app.exception_handler(TenchError)
     async def on_ours(request: Request, error: TenchError) -> Response:
         return problem_response(422 if error.exit_code in (2, 3) else 500, error.message)
+
+
+def _misfit(problem: dict[str, Any]) -> tuple[str, str]:
+    """(field, sentence): what does not fit in a body, a query or a header."""
+    where, *path = problem["loc"]
+    if problem["type"] == "json_invalid":
+        return "", f"The body is no JSON: {problem['ctx']['error']} at character {path[0]}."
+    if where == "body" and path:
+        return problem_words({**problem, "loc": path}, JobRequest, naming=str)
+    name = str(path[0]) if path else where
+    return name, f"{name} {problem['input']}: {problem['msg']}"
 
 
 def _wish(service: Service, job_id: str, what: Literal["stop", "resume"]) -> dict[str, Any]:

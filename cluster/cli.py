@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,7 @@ from trainer.settings import EvaluateSettings, TrainSettings
 if TYPE_CHECKING:
     from cluster.commands import Outcome
 
-Flat = Parameter(name="*")
+Flat = Parameter(name="*", negative="")
 Switch = Parameter(negative="")
 Json = Annotated[bool, Switch]
 
@@ -34,6 +35,7 @@ app = App(
     "Begin with `tench sample small`, then `tench ingest small/official small/dataset`.\n\n"
     "Exit codes: 0 done, 1 failed while running, 2 wrong use, 3 refused to start, 4 damage found, 5 too many bad "
     "pictures, 130 interrupted.",
+    version=lambda: metadata.version("tench"),
     result_action="return_value",
 )
 cli_jobs.add_to(app)
@@ -153,7 +155,7 @@ def train(
     dataset
         Folder of the dataset.
     run
-        Folder of the run: events, progress, checkpoints. HOME/runs/<id> unless given.
+        Folder of the run: events, progress, checkpoints. A new one in HOME/runs unless given.
     resume
         Go on from the newest checkpoint of an existing run.
     dry_run
@@ -190,8 +192,9 @@ def evaluate(
     """
     from ingest.progress import new_run_id
 
+    _refuse_missing(run)
     request = EvaluateRequest(dataset=dataset, run="from-the-command-line", **settings.model_dump())
-    place = str(Path(run) / "evaluations" / new_run_id("evaluate"))
+    place = f"{run.rstrip('/')}/evaluations/{new_run_id('evaluate')}"
     return _run("evaluate", request, place, json, trained_run=run)
 
 
@@ -206,6 +209,7 @@ def figures(run: str) -> int:
     """
     from trainer.figures import write_figures
 
+    _refuse_missing(run)
     for path in write_figures(run):
         print(path)
     return 0
@@ -244,7 +248,8 @@ def run(arguments: Sequence[str]) -> int:
         cause = error.__cause__
         if isinstance(cause, ValidationError):
             return _complain(2, "\n".join(w for _, w in misfit_words(cause, _model(cause.title))), as_json)
-        return _complain(2, f"{error}\nSee `tench {' '.join(arguments[:1])} --help`.", as_json)
+        command = [word for word in arguments[:1] if word in app]
+        return _complain(2, f"{error}\nSee `{' '.join(['tench', *command, '--help'])}`.", as_json)
     except ValidationError as error:
         return _complain(2, "\n".join(w for _, w in misfit_words(error, _model(error.title))), as_json)
     except TenchError as error:
@@ -254,6 +259,8 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        return _complain(1, str(error), as_json)
 
 
 def _run(
@@ -322,6 +329,14 @@ def _refuse_existing(folder: str, resume: bool) -> None:
         raise RefusedError(f"{folder}: holds a run already; give --resume to go on with it, or another folder")
     if resume and not attempts:
         raise RefusedError(f"{folder}: holds no run that could be resumed; leave --resume out to start one")
+
+
+def _refuse_missing(folder: str) -> None:
+    from ingest.progress import RunReader
+    from ingest.storage import Place
+
+    if not RunReader(Place(folder)).latest_attempt():
+        raise RefusedError(f"{folder}: holds no run; `tench train DATASET {folder}` makes one")
 
 
 def _model(title: str) -> type[BaseModel]:

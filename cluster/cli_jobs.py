@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from cluster.jobs import State
 from cluster.settings import (
     PLACES,
     EvaluateRequest,
     IngestRequest,
+    JobRequest,
     ServeSettings,
     TrainRequest,
     VerifyRequest,
@@ -19,9 +21,14 @@ from cluster.settings import (
 from ingest.settings import Settings
 from ingest.storage import Place
 
-Flat = Parameter(name="*")
-Switch = Parameter(negative="")
-Json = Annotated[bool, Switch]
+Flat = Parameter(name="*", negative="")
+Json = Annotated[bool, Parameter(negative="", help="Print one JSON object on standard output.")]
+After = Annotated[str | None, Parameter(help=JobRequest.model_fields["after"].description)]
+Priority = Annotated[int, Parameter(help=JobRequest.model_fields["priority"].description)]
+JobId = Annotated[str, Parameter(help="Id of the job; `tench jobs list` shows them.")]
+TokenFile = Annotated[str | None, Parameter(help="File of the hashes; HOME/tokens.json unless given.")]
+
+SERVE_DEFAULTS = ServeSettings()
 
 submit = App(name="submit", help="Send a job to the service (TENCH_SERVER, http://127.0.0.1:8400 unless set).")
 jobs = App(name="jobs", help="Jobs of the service: list, show, watch, stop, resume, read their logs.")
@@ -41,19 +48,18 @@ def home() -> Path:
     return Path(os.environ.get("TENCH_HOME", "~/.tench")).expanduser().absolute()
 
 
-def serve(*, settings: Annotated[ServeSettings, Flat] | None = None) -> int:
+def serve(*, settings: Annotated[ServeSettings, Flat] = SERVE_DEFAULTS) -> int:
     """Serve jobs over HTTP, with a page to watch them; starts a Ray of its own unless one is named."""
     from cluster.serve import serve as serve_until_stopped
 
-    chosen = settings or ServeSettings()
-    if "home" not in chosen.model_fields_set:
-        chosen = chosen.model_copy(update={"home": str(home())})
-    return serve_until_stopped(chosen)
+    if "home" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"home": str(home())})
+    return serve_until_stopped(settings)
 
 
 @submit.command(name="ingest")
 def submit_ingest(
-    *, settings: Annotated[IngestRequest, Flat], after: str | None = None, priority: int = 0, json: Json = False
+    *, settings: Annotated[IngestRequest, Flat], after: After = None, priority: Priority = 0, json: Json = False
 ) -> int:
     """Convert a source into a dataset."""
     return _submit("ingest", settings, after, priority, json)
@@ -61,7 +67,7 @@ def submit_ingest(
 
 @submit.command(name="verify")
 def submit_verify(
-    *, settings: Annotated[VerifyRequest, Flat], after: str | None = None, priority: int = 0, json: Json = False
+    *, settings: Annotated[VerifyRequest, Flat], after: After = None, priority: Priority = 0, json: Json = False
 ) -> int:
     """Prove that a dataset is complete and undamaged."""
     return _submit("verify", settings, after, priority, json)
@@ -69,7 +75,7 @@ def submit_verify(
 
 @submit.command(name="train")
 def submit_train(
-    *, settings: Annotated[TrainRequest, Flat], after: str | None = None, priority: int = 0, json: Json = False
+    *, settings: Annotated[TrainRequest, Flat], after: After = None, priority: Priority = 0, json: Json = False
 ) -> int:
     """Train AlexNet on a dataset."""
     return _submit("train", settings, after, priority, json)
@@ -77,33 +83,33 @@ def submit_train(
 
 @submit.command(name="evaluate")
 def submit_evaluate(
-    *, settings: Annotated[EvaluateRequest, Flat], after: str | None = None, priority: int = 0, json: Json = False
+    *, settings: Annotated[EvaluateRequest, Flat], after: After = None, priority: Priority = 0, json: Json = False
 ) -> int:
     """Measure the error of a trained network."""
     return _submit("evaluate", settings, after, priority, json)
 
 
 @jobs.command(name="list")
-def list_jobs(*, state: str | None = None, json: Json = False) -> int:
+def list_jobs(*, state: State | None = None, json: Json = False) -> int:
     """List the newest jobs.
 
     Parameters
     ----------
     state
-        Only jobs in this state: queued, starting, running, stopping, lost, succeeded, failed, stopped.
+        Only jobs in this state.
     """
     from cluster.client import Client
 
     found = Client.from_environment().jobs(state)
     if json:
-        return _print(found)
+        return _print({"jobs": found})
     for job in found:
         print(f"{job['id']}  {job['state']:<9}  {job['kind']:<8}  {_progress(job)}")
     return 0
 
 
 @jobs.command
-def show(job: str) -> int:
+def show(job: JobId) -> int:
     """Print everything that is known of a job, as JSON."""
     from cluster.client import Client
 
@@ -111,7 +117,7 @@ def show(job: str) -> int:
 
 
 @jobs.command
-def watch(job: str) -> int:
+def watch(job: JobId) -> int:
     """Follow a job to its end; leaves with the job's exit code. Ctrl-C ends the watching, not the job."""
     from cluster.client import Client, watch_job
 
@@ -119,7 +125,7 @@ def watch(job: str) -> int:
 
 
 @jobs.command
-def stop(job: str) -> int:
+def stop(job: JobId) -> int:
     """Ask a job to stop at its next safe point; what it has finished is kept."""
     from cluster.client import Client
 
@@ -128,7 +134,7 @@ def stop(job: str) -> int:
 
 
 @jobs.command
-def resume(job: str) -> int:
+def resume(job: JobId) -> int:
     """Queue a failed or stopped job again: it goes on from what it has finished."""
     from cluster.client import Client
 
@@ -137,7 +143,7 @@ def resume(job: str) -> int:
 
 
 @jobs.command
-def logs(job: str) -> int:
+def logs(job: JobId) -> int:
     """Print what a job's process wrote."""
     from cluster.client import Client
 
@@ -152,14 +158,14 @@ def list_datasets(*, json: Json = False) -> int:
 
     found = Client.from_environment().datasets()
     if json:
-        return _print(found)
+        return _print({"datasets": found})
     for dataset in found:
         print(f"{dataset['dataset_id'][:16]}  {dataset['num_samples']:>9,} samples  {dataset['uri']}")
     return 0
 
 
 @token.command
-def add(name: str, *, right: str = "submit", token_file: str | None = None) -> int:
+def add(name: str, *, right: str = "submit", token_file: TokenFile = None) -> int:
     """Make a token and print it, once; only its hash is kept.
 
     Parameters
@@ -168,8 +174,6 @@ def add(name: str, *, right: str = "submit", token_file: str | None = None) -> i
         Whose token it is, to revoke it by.
     right
         read (look only) or submit (look, start and stop jobs).
-    token_file
-        File of the hashes; HOME/tokens.json unless given.
     """
     from cluster.access import Tokens
 
@@ -178,7 +182,7 @@ def add(name: str, *, right: str = "submit", token_file: str | None = None) -> i
 
 
 @token.command(name="list")
-def list_tokens(*, token_file: str | None = None) -> int:
+def list_tokens(*, token_file: TokenFile = None) -> int:
     """List names and rights of the tokens."""
     from cluster.access import Tokens
 
@@ -188,8 +192,14 @@ def list_tokens(*, token_file: str | None = None) -> int:
 
 
 @token.command
-def revoke(name: str, *, token_file: str | None = None) -> int:
-    """Revoke a token: it stops working at once."""
+def revoke(name: str, *, token_file: TokenFile = None) -> int:
+    """Revoke a token: it stops working at once.
+
+    Parameters
+    ----------
+    name
+        Whose token it is; `tench token list` shows them.
+    """
     from cluster.access import Tokens
 
     Tokens(_token_file(token_file)).revoke(name)

@@ -128,6 +128,7 @@ def _listening(settings: ServeSettings) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.host, settings.port))
+            listener.listen()  # From here on the address is ours alone, and whoever asks early waits.
         except OSError as error:
             raise RefusedError(
                 f"--host {settings.host} --port {settings.port}: cannot listen there ({error.strerror or error}); "

@@ -15,16 +15,16 @@ def flag(field: str) -> str:
 
 def misfit_words(error: ValidationError, model: type[BaseModel], naming: Naming = flag) -> list[tuple[str, str]]:
     """(field, sentence) for each value that does not fit the model."""
-    properties = model.model_json_schema().get("properties", {})
-    said = []
-    for problem in error.errors(include_url=False, include_context=False):
-        field = str(problem["loc"][0]) if problem["loc"] else ""
-        said.append((field, _sentence(naming(field), problem, properties)))
-    return said
+    return [problem_words(p, model, naming) for p in error.errors(include_url=False, include_context=False)]
 
 
-def _sentence(name: str, problem: Any, properties: dict[str, Any]) -> str:
+def problem_words(problem: Any, model: type[BaseModel], naming: Naming = flag) -> tuple[str, str]:
+    """(field, sentence) for one entry of pydantic's `errors()`."""
     field = str(problem["loc"][0]) if problem["loc"] else ""
+    return field, _sentence(field, naming(field), problem, model.model_json_schema().get("properties", {}))
+
+
+def _sentence(field: str, name: str, problem: Any, properties: dict[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{name}: is missing; {expected(properties.get(field, {}))}"
     if problem["type"] == "extra_forbidden":
@@ -49,6 +49,7 @@ def _one(schema: dict[str, Any]) -> str:
         "boolean": "true or false",
         "string": "a text",
         "array": "a list",
+        "object": "an object",
     }
     return kinds.get(schema.get("type", ""), "a value") + _bounds(schema)
 

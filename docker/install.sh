@@ -60,7 +60,8 @@ choose_installer() {
 
 install() {
     if [ -n "$UV" ]; then
-        "$UV" pip install --quiet --python "$VENV/bin/python" "$@"
+        # Compiled now: every process of Ray would do it again where Python may not write beside its sources.
+        "$UV" pip install --quiet --compile-bytecode --python "$VENV/bin/python" "$@"
     else
         "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
     fi
@@ -151,6 +152,7 @@ main() {
     install_imaging
     say "Installing Tench itself"
     install --no-deps --no-build-isolation -e .
+    "$VENV/bin/python" -m compileall -q ingest augment trainer cluster
     "$VENV/bin/python" docker/check_install.py
     printf '%s' "$recipe $EXTRAS" >"$stamp"
     say "Done: $VENV/bin/tench --help"

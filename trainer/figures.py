@@ -15,6 +15,7 @@ from trainer import checkpoint
 
 Pixels = npt.NDArray[np.uint8]
 COLUMNS, GAP, SCALE, MARGIN = 16, 2, 6, 24
+MAX_TICKS = 10
 
 
 def kernel_sheet(weights: torch.Tensor) -> Pixels:
@@ -76,12 +77,14 @@ def curves_png(run_folder: str, scale: float = 2.0) -> bytes:
         for name, words in (("top1_error", "top-1"), ("top5_error", "top-5"))
         for x, y in found[name]
     ]
+    last = max((int(x) for x, _ in found["top1_error"]), default=1)
+    epochs = list(range(1, last + 1, -(-last // MAX_TICKS)))
     loss = alt.Chart(_data(losses)).mark_line().encode(x="step:Q", y="loss:Q")
     error = (
         alt.Chart(_data(errors))
         .mark_line(point=True)
         .encode(
-            x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d")),
+            x=alt.X("epoch:Q", axis=alt.Axis(values=epochs, format="d")),
             y=alt.Y("error:Q", title="validation error", scale=alt.Scale(domain=[0, 1])),
             color=alt.Color("of:N", title=None),
         )

@@ -1,6 +1,7 @@
 """The step, the epoch and the run as plain functions over (network, rule, loader). No Ray here."""
 
 import importlib.metadata
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -78,6 +79,11 @@ class Training:
     def total_samples(self) -> int:
         return self.recipe.epochs * self.loader.split.num_samples
 
+    @property
+    def samples_done(self) -> int:
+        """Samples of all epochs so far."""
+        return self.epoch * self.loader.split.num_samples + int(self.epoch_sums.samples)
+
 
 def prepare(
     context: RankContext, dataset: Dataset, recipe: Recipe, settings: TrainSettings, run: RunWriter | None
@@ -110,7 +116,7 @@ def fit(training: Training, found: checkpoint.Checkpoint | None) -> dict[str, An
     started = time.monotonic()
     if found is not None:
         restore(training, found)
-    first = training.step
+    first = training.samples_done
     with training.loader:
         if training.evaluation_due:
             _finish_epoch(training)
@@ -118,7 +124,7 @@ def fit(training: Training, found: checkpoint.Checkpoint | None) -> dict[str, An
             train_epoch(training)
             _finish_epoch(training)
     seconds = time.monotonic() - started
-    return _facts(training, seconds, training.step - first)
+    return _facts(training, seconds, training.samples_done - first)
 
 
 def train_epoch(training: Training) -> None:
@@ -129,16 +135,17 @@ def train_epoch(training: Training) -> None:
         loss, correct, rows, stop, save = train_step(training, batch, *_wishes(training))
         training.rule.step(rate)
         training.step += 1
+        _raise_if_diverged(training.step, loss)
         training.epoch_sums.add(loss, correct, rows)
         if training.reporter is not None:
             training.reporter.after_step(loss, correct, rows, rate.weights)
-        if not loss < float("inf"):
-            raise TenchError(
-                f"step {training.step}: the loss is {loss / max(rows, 1)}; the run diverged. Take a lower --learning-rate"
-            )
-        if stop or save:
+        # After its last step the epoch writes its own checkpoint, which says that it is over.
+        is_last = training.loader.state_dict()["step"] == len(training.loader)
+        if stop or (save and not is_last):
             save_checkpoint(training)
         if stop:
+            if training.reporter is not None:
+                training.reporter.progress(force=True)
             raise Interrupted(f"Stopped after step {training.step}; the checkpoint there is complete.")
     training.evaluation_due = True
 
@@ -150,8 +157,7 @@ def train_step(training: Training, batch: Batch, stop: bool, save: bool) -> list
     """
     gradients, n = training.gradients, len(batch.labels)
     gradients.zero()
-    places = training.loader.share(training.loader.state_dict()["step"] - 1).places
-    key = DropoutKey(training.recipe.seed, training.step, places)
+    key = DropoutKey(training.recipe.seed, training.step, batch.places.numpy())
     for first, last, is_last in _micro_batches(n, training.settings.micro_batch or max(n, 1)):
         if is_last:
             gradients.arm()
@@ -238,7 +244,6 @@ class Reporter:
         training = self._training
         if training.run is None:
             return
-        done = training.epoch * training.loader.split.num_samples + int(training.epoch_sums.samples)
         errors = training.errors.to_json() if training.errors else {}
         figures = {
             **self._last,
@@ -249,7 +254,7 @@ class Reporter:
             "top5_error": errors.get("top5_error"),
         }
         total = training.total_samples
-        training.run.progress("training", min(done, total), total, "samples", force=force, **figures)
+        training.run.progress("training", min(training.samples_done, total), total, "samples", force=force, **figures)
 
 
 def _accumulate(training: Training, batch: Batch, key: DropoutKey, first: int, last: int) -> None:
@@ -287,6 +292,7 @@ def _finish_epoch(training: Training) -> None:
         training.reporter.report(rate, training.reporter.seconds())
     if "val" in training.dataset.split_names:
         training.errors = _evaluate(training)
+        _raise_if_diverged(training.step, training.errors.loss)
         training.schedule = after_evaluation(training.recipe.rule, training.schedule, training.errors.top1_error)
         if run is not None:
             run.event(
@@ -300,9 +306,16 @@ def _finish_epoch(training: Training) -> None:
     training.evaluation_due = False
     training.loader.set_epoch(training.epoch)
     save_checkpoint(training)
+    if run is not None:
+        run.flush()  # an epoch is news: it must not wait for its segment to be closed
     if training.reporter is not None:
         training.reporter.restart()
         training.reporter.progress(force=True)
+
+
+def _raise_if_diverged(step: int, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise TenchError(f"step {step}: the loss is {loss}; the run diverged. Take a lower --learning-rate")
 
 
 def _evaluate(training: Training) -> Errors:
@@ -346,9 +359,8 @@ def _state(training: Training) -> dict[str, Any]:
     }
 
 
-def _facts(training: Training, seconds: float, steps: int) -> dict[str, Any]:
+def _facts(training: Training, seconds: float, samples: int) -> dict[str, Any]:
     errors = training.errors.to_json() if training.errors else {}
-    samples = min(steps * training.recipe.loader.global_batch, training.total_samples)
     return {
         "epochs": training.epoch,
         "steps": training.step,

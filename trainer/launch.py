@@ -85,7 +85,8 @@ def _with_ray(dataset: Dataset, settings: TrainSettings, run: RunWriter) -> dict
     from ray.train.torch import TorchConfig, TorchTrainer
 
     cpus, use_gpu = _resources(settings)
-    run.event("phase", f"Starting {settings.num_workers} workers of {cpus} CPUs{' and a GPU' if use_gpu else ''} each.")
+    gpu = " and a GPU" if use_gpu else ""
+    run.event("phase", f"Workers: {settings.num_workers}, each with {cpus} CPUs{gpu}.")
     run.flush()
     arguments = {
         "dataset": dataset.uri,

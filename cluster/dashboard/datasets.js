@@ -225,7 +225,7 @@ function factsCard(d) {
       ["Dataset id", h("span.wrap", {}, idOf(d) ?? f.UNKNOWN)],
       ["Content id", h("span.wrap", {}, d.content_id ?? f.UNKNOWN)],
       ["From", d.layout ?? f.UNKNOWN],
-      ["Imaging", words(d.imaging)],
+      ["Imaging", d.imaging ? `${d.imaging.name} ${d.imaging.version}` : f.UNKNOWN],
       ["Sealed", timeElement(d.created_at)],
       ...settings,
     ]),
@@ -233,13 +233,6 @@ function factsCard(d) {
   element.classList.add("wide");
   return element;
 }
-
-const words = (value) =>
-  value && typeof value === "object"
-    ? Object.values(value)
-        .filter((v) => typeof v === "string")
-        .join(" ")
-    : (value ?? f.UNKNOWN);
 
 function quarantineCard(d) {
   const bad = d.quarantine ?? [];

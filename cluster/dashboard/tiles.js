@@ -32,7 +32,7 @@ const left = (job, progress) => {
   if (f.TERMINAL.includes(job.state)) return tile("duration", "took", f.ranFor(job), f.duration(f.ranFor(job)));
   return tile("seconds_left", "time left", progress.seconds_left, f.duration(progress.seconds_left));
 };
-const speed = (job, progress, name) => tile("rate", `${name} a second`, progress.rate, f.figure(progress.rate));
+const speed = ({ rate }, name) => tile("rate", `${name} a second`, rate, f.figure(rate));
 const done = (progress, name) => tile("samples_done", name, progress.done, f.count(progress.done));
 const total = (progress) => tile("samples_total", "of", progress.total, f.count(progress.total));
 const error = (field, name, value) => tile(field, name, value, f.decimals(value));
@@ -62,7 +62,7 @@ const KINDS = {
     done(progress, "samples done"),
     total(progress),
     left(job, progress),
-    speed(job, progress, "samples"),
+    speed({ rate: f.TERMINAL.includes(job.state) ? result.samples_per_s : progress.rate }, "samples"),
     tile(
       "quarantined",
       "quarantined",

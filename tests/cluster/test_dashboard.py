@@ -305,7 +305,7 @@ def test_a_job_is_started_from_the_form_and_listed(service: Service, dataset: st
 def test_a_token_travels_as_a_header_and_never_in_an_address(service: Service, page: Any) -> None:
     token = "tench_of_this_test"
     asked: list[Any] = []
-    page.on("request", asked.append)
+    page.on("request", lambda request: asked.append(request))
     page.add_init_script(f"sessionStorage.setItem('tench-token', '{token}')")
     page.goto(f"{service.url}/#/jobs")
     page.wait_for_timeout(1500)

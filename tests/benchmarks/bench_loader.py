@@ -1,0 +1,89 @@
+"""The loader beside decoding alone: seconds an epoch, the same threads, the same payloads.
+
+Decoding alone is DALI's decoder on the payloads as they lie in memory, batch after batch, two under way. The loader
+besides reads and checks payloads, crops, flips, subtracts the mean, adds lighting noise and hands over float32.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from augment.loader import Loader
+from augment.pipeline import IN_FLIGHT, JpegDecoder
+from augment.reader import payload_views
+from augment.settings import LoaderSettings
+from cluster.ray_session import own_ray
+from ingest.dataset import Dataset
+from tests.benchmarks import report
+from tests.benchmarks.material import class_folders, dataset, scratch
+
+TIMES, BATCH, PASSES = 9, 100, 3
+
+
+def main() -> None:
+    """Measure and write the result file."""
+    torch.set_num_threads(1)
+    with scratch() as out:
+        source, words = class_folders(out)
+        with own_ray():
+            jpeg = dataset(out / "jpeg", source)
+            raw = dataset(out / "raw", source, payload="raw")
+        threads = torch.get_num_threads()
+        figures = {"source": words, "batch": BATCH, "threads": threads, **_jpeg(jpeg), **_raw(raw)}
+    report.write("loader", figures, "Wall seconds with one decoding thread; in turn, medians of the pairs.")
+
+
+def _jpeg(uri: str) -> dict[str, float]:
+    opened = Dataset.open(uri)
+    samples = opened.split("train").num_samples * PASSES
+    runs: dict[str, Callable[[], float]] = {
+        "decode": lambda: _seconds(lambda: decode_alone(opened)),
+        "loader": lambda: _seconds(lambda: load(opened)),
+    }
+    found = report.in_turn(runs, TIMES)
+    return {
+        "decode_alone_samples_per_s": report.median([samples / s for s in found["decode"]]),
+        "loader_jpeg_samples_per_s": report.median([samples / s for s in found["loader"]]),
+        "loader_to_decode_alone_time": round(report.ratio(found, "loader", "decode"), 3),
+    }
+
+
+def _raw(uri: str) -> dict[str, float]:
+    opened = Dataset.open(uri)
+    samples = opened.split("train").num_samples * PASSES
+    found = report.in_turn({"raw": lambda: _seconds(lambda: load(opened))}, TIMES)
+    return {"loader_raw_samples_per_s": report.median([samples / s for s in found["raw"]])}
+
+
+def decode_alone(opened: Dataset) -> None:
+    """Every payload of the split through the decoder, several times over."""
+    split = opened.split("train")
+    views = payload_views(split, np.arange(split.num_samples))
+    batches = [views[i : i + BATCH] for i in range(0, len(views), BATCH)] * PASSES
+    decoder = JpegDecoder(BATCH, 1)
+    for number, batch in enumerate(batches):
+        if number >= IN_FLIGHT:
+            decoder.wait()
+        decoder.start(batch)
+    decoder.close()
+
+
+def load(opened: Dataset) -> None:
+    """The same number of samples through the loader, as in training."""
+    with Loader(opened, LoaderSettings(global_batch=BATCH, threads=1)) as loader:
+        for epoch in range(PASSES):
+            loader.set_epoch(epoch)
+            for batch in loader:
+                assert batch.images.shape[1:] == (3, 224, 224)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

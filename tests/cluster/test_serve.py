@@ -1,0 +1,191 @@
+"""`tench serve` with its own Ray, killed and stopped at bad moments: work goes on, and nothing is left behind.
+
+Everything is seen from outside: HTTP, the run folder as plain files, the system's process and socket tables.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+START_S, STOP_S, JOB_S = 120, 90, 400
+
+
+class Served:
+    """A home folder and the `tench serve` that works in it, which may come and go."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the service and wait until it is ready."""
+        command = [sys.executable, "-m", "cluster.cli", "serve", "--port", "0", "--home", str(self.home)]
+        with (self.home / "serve.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        wait_until(lambda: (self.home / "service.json").is_file() and self.call("/readyz") is not None, START_S)
+
+    def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """GET, or POST of a JSON body; None while nothing answers."""
+        url = json.loads((self.home / "service.json").read_text())["url"]
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except (ConnectionError, urllib.error.URLError):
+            return None
+
+    def submit(self, kind: str, **settings: Any) -> str:
+        return str(self.call("/v1/jobs", {"kind": kind, "settings": settings})["id"])
+
+    def job(self, job: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.call(f"/v1/jobs/{job}")
+        return found
+
+    def wait_for(self, job: str, *states: str) -> dict[str, Any]:
+        """The job once it is in one of the states; fails if it ends in another one."""
+
+        def is_there() -> bool:
+            found = self.job(job)
+            return found["has_ended"] or found["state"] in states
+
+        wait_until(is_there, JOB_S)
+        found = self.job(job)
+        assert found["state"] in states, found["error"]
+        return found
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Signal the service and wait for its exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(STOP_S)
+        self.process = None
+        return code
+
+
+def wait_until(holds: Callable[[], bool], within_s: float) -> None:
+    """Fail unless it holds before long."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, f"still not so after {within_s} s"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """A service on a home of its own; ended by force if a test leaves it running."""
+    home = tmp_path / "home"
+    home.mkdir()
+    service = Served(home)
+    service.start()
+    yield service
+    if service.process is not None and service.process.poll() is None:
+        service.end()
+
+
+@pytest.fixture
+def source(served: Served) -> Path:
+    """Class folders of 80 training and 20 validation pictures under the service's root."""
+    from ingest.sample_source import write_sample
+    from ingest.settings import SampleSettings
+
+    write_sample(str(served.home / "data" / "source"), SampleSettings(num_train=8, num_val=2))
+    return served.home / "data" / "source" / "folders"
+
+
+def ray_processes(served: Served) -> list[psutil.Process]:
+    """Processes of the service's own Ray, by the folder that its note names."""
+    folder = json.loads((served.home / "ray.json").read_text())["folder"]
+    return [p for p in psutil.process_iter(["cmdline"]) if folder in " ".join(p.info["cmdline"] or [])]
+
+
+def listening_addresses(processes: list[psutil.Process]) -> set[str]:
+    """Addresses on which processes, and the processes they started, listen."""
+    found = set()
+    for process in {child for p in processes for child in (p, *p.children(recursive=True))}:
+        for connection in process.net_connections(kind="inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                found.add(connection.laddr.ip.removeprefix("::ffff:"))  # IPv4 in IPv6 clothes
+    return found
+
+
+def test_a_training_survives_kill_of_the_service_stop_and_resume(served: Served, source: Path) -> None:
+    dataset = str(served.home / "data" / "ten")
+    served.wait_for(served.submit("ingest", source=str(source), dataset=dataset), "succeeded")
+    job = served.submit("train", dataset=dataset, preset="demo", epochs=4)
+    wait_until(lambda: bool((served.job(job)["progress"] or {}).get("done")), JOB_S)
+    driver = json.loads((served.home / "runs" / job / "attempts" / "0001.json").read_text())["pid"]
+    served.end(signal.SIGKILL)
+    assert psutil.pid_exists(driver), "the job goes on without the service"
+    served.start()
+    assert served.job(job)["state"] == "running"
+    assert served.job(job)["attempt"] == 1, "it was found again, not started again"
+    served.call(f"/v1/jobs/{job}/stop", {})
+    stopped = served.wait_for(job, "stopped")
+    assert stopped["exit_code"] == 130
+    steps = sorted(p.name for p in (served.home / "runs" / job / "checkpoints").iterdir())
+    assert steps, "a stop leaves a checkpoint"
+    served.call(f"/v1/jobs/{job}/resume", {})
+    done = served.wait_for(job, "succeeded")
+    assert done["attempt"] == 2
+    assert done["result"]["steps"] == 4 * 5, "80 samples in batches of 16: no step was lost or done twice"
+
+
+def test_a_killed_driver_is_started_again_and_goes_on(served: Served, source: Path) -> None:
+    dataset = str(served.home / "data" / "ten")
+    served.wait_for(served.submit("ingest", source=str(source), dataset=dataset), "succeeded")
+    job = served.submit("train", dataset=dataset, preset="demo", epochs=3)
+    wait_until(lambda: list((served.home / "runs" / job).glob("checkpoints/*/hashes.json")) != [], JOB_S)
+    os.kill(json.loads((served.home / "runs" / job / "attempts" / "0001.json").read_text())["pid"], signal.SIGKILL)
+    done = served.wait_for(job, "succeeded")
+    assert done["attempt"] == 2
+    assert done["result"]["steps"] == 3 * 5
+
+
+def test_everything_listens_on_loopback_and_is_gone_after_the_end(served: Served) -> None:
+    ray = ray_processes(served)
+    folder = Path(json.loads((served.home / "ray.json").read_text())["folder"])
+    assert served.process is not None
+    own = psutil.Process(served.process.pid)
+    assert len(ray) >= 3
+    assert listening_addresses([own, *ray]) == {"127.0.0.1"}
+    everyone = [own, *ray, *(c for p in ray for c in p.children(recursive=True))]
+    assert served.end() == 0
+    _, alive = psutil.wait_procs(everyone, timeout=5)
+    assert alive == []
+    assert not folder.exists()
+    assert not (served.home / "service.json").exists()
+
+
+def test_ray_of_the_service_answers_nobody_without_its_token(served: Served) -> None:
+    note = json.loads((served.home / "ray.json").read_text())
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"http://127.0.0.1:{note['dashboard_port']}/api/jobs/", timeout=10)
+    assert refused.value.code in (401, 403)
+
+
+def test_a_job_under_way_goes_on_when_the_next_service_starts(served: Served, source: Path) -> None:
+    dataset = str(served.home / "data" / "ten")
+    served.wait_for(served.submit("ingest", source=str(source), dataset=dataset), "succeeded")
+    job = served.submit("train", dataset=dataset, preset="demo", epochs=3)
+    wait_until(lambda: bool((served.job(job)["progress"] or {}).get("done")), JOB_S)
+    assert served.end() == 0
+    first = json.loads((served.home / "runs" / job / "result" / "0001.json").read_text())
+    assert first["state"] == "stopped"
+    served.start()
+    done = served.wait_for(job, "succeeded")
+    assert done["attempt"] == 2
+    assert done["result"]["steps"] == 3 * 5
