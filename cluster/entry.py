@@ -4,19 +4,21 @@ It reads what to do from the run folder that TENCH_RUN names, checks it again on
 started it, and leaves with the command's exit code.
 """
 
-import json
 import os
 import re
 import sys
 from contextlib import ExitStack
 from typing import Any
 
+from pydantic import ValidationError
+
 from cluster.access import Roots
 from cluster.commands import execute, needs_ray
 from cluster.ray_session import join_ray
 from cluster.settings import KINDS, PLACES, EvaluateRequest
+from cluster.words import misfit_words
 from ingest.errors import RefusedError, TenchError
-from ingest.progress import RunWriter
+from ingest.progress import RunReader, RunWriter
 from ingest.settings import Settings
 from ingest.storage import Place
 
@@ -27,7 +29,7 @@ def main() -> int:
     """Run the job of TENCH_RUN, attempt TENCH_ATTEMPT; its exit code."""
     try:
         place, attempt = _run_place(os.environ)
-        record = json.loads(place.get("request.json"))
+        record = RunReader(place).request()
         run = RunWriter.begin(place, record["kind"], {}, attempt=attempt)
     except (TenchError, FileNotFoundError, KeyError, ValueError) as error:
         print(f"tench: {error}", file=sys.stderr)
@@ -49,7 +51,12 @@ def read_request(record: dict[str, Any]) -> Settings:
     """The request of a run folder, its places held to the service's roots. Raises RefusedError."""
     if record["kind"] not in KINDS:
         raise RefusedError(f"request.json: kind {record['kind']!r}; expected one of {', '.join(KINDS)}")
-    request = KINDS[record["kind"]].model_validate(record["settings"])
+    model = KINDS[record["kind"]]
+    try:
+        request = model.model_validate(record["settings"])
+    except ValidationError as error:
+        words = "; ".join(said for _, said in misfit_words(error, model, naming=str))
+        raise RefusedError(f"request.json: {words}") from None
     roots = Roots(record.get("roots", []))
     for name in PLACES:
         if (uri := getattr(request, name, None)) is not None:

@@ -87,10 +87,10 @@ def needs_of(kind: str, settings: Mapping[str, Any], capacity: Capacity) -> Need
 
 def never_fits(needs: Needs, capacity: Capacity) -> str | None:
     """Why even the idle cluster could not hold the job, or None."""
-    if needs.cpus > capacity.cpus:
-        return f"It needs {needs.cpus} CPUs, the cluster has {capacity.cpus}: take fewer workers, or add nodes."
     if needs.gpus > capacity.gpus:
         return f"It needs {needs.gpus} GPUs, the cluster has {capacity.gpus}: take fewer workers, or device cpu."
+    if needs.cpus > capacity.cpus:
+        return f"It needs {needs.cpus} CPUs, the cluster has {capacity.cpus}: take fewer workers, or add nodes."
     if needs.memory > capacity.memory:
         wanted, there = needs.memory / GIB, capacity.memory / GIB
         return f"It needs {wanted:.1f} GiB of memory, the cluster has {there:.1f}: take fewer workers, or add nodes."

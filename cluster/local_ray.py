@@ -101,9 +101,9 @@ def start(home: Path, num_cpus: int | None) -> LocalRay:
             command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
         )
     ray = LocalRay(child.pid, str(folder), gcs_port, dashboard_port, agent_port, cpus)
-    (folder / "owner").write_text(str(child.pid))
-    (home / "ray.json").write_text(json.dumps(asdict(ray)))
     try:
+        (folder / "owner").write_text(str(child.pid))
+        (home / "ray.json").write_text(json.dumps(asdict(ray)))
         _wait_until_ready(ray, child, log)
     except BaseException:
         ray.end()

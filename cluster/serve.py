@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -36,6 +37,8 @@ def serve(settings: ServeSettings) -> int:
     home = Path(settings.home).expanduser().absolute()
     tokens = _tokens(settings, home)
     home.mkdir(parents=True, exist_ok=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt_once)
     with _only_service(home), _listening(settings) as listener, _ray(settings, home) as ray:
         _serve(settings, home, tokens, listener, ray)
     return 0
@@ -64,6 +67,13 @@ def _serve(settings: ServeSettings, home: Path, tokens: Tokens | None, listener:
                   file=sys.stderr)  # fmt: skip
             watcher.interrupt(DRIVERS_END_WITHIN_S)
         service.store.close()
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """The first signal unwinds what was started so far; another one must not cut that short."""
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 class _Server:
