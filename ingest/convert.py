@@ -6,7 +6,7 @@ follow from the plan alone, so a second writer puts the same and finds that out.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -107,6 +107,15 @@ def convert_shard(task: ShardTask) -> ShardReport:
     return _put_all(task, records, sums, verdicts)
 
 
+def content_sha256(samples: Iterable[tuple[str, int, bytes]]) -> str:
+    """Over keys, labels and payloads: the same in every file format."""
+    digest = hashlib.sha256()
+    for key, label, payload in samples:
+        digest.update(f"{key}\t{label}\t{len(payload)}\n".encode())
+        digest.update(payload)
+    return digest.hexdigest()
+
+
 def _bytes(task: ShardTask) -> Iterator[bytes]:
     return read_entries(task.source, [p.entry for p in task.entries])
 
@@ -130,7 +139,8 @@ def _put_all(
         _put_same(task.dataset, name, memoryview(data))
     report = ShardReport(
         task.split, task.number, path, hashlib.sha256(shard.data).hexdigest(), len(shard.data), len(records),
-        _content_sha256(records), {n: hashlib.sha256(d).hexdigest() for n, d in parts.items()},
+        content_sha256((r.key, r.label, r.payload) for r in records),
+        {n: hashlib.sha256(d).hexdigest() for n, d in parts.items()},
         [{"row": v.row, "key": v.key, "code": v.code} for v in verdicts],
     )  # fmt: skip
     _put_same(task.dataset, part_path(task.split, task.number, "json"), memoryview(report.to_bytes()))
@@ -138,22 +148,19 @@ def _put_all(
 
 
 def _put_same(dataset: Place, path: str, data: memoryview) -> None:
-    """Put a file, or find that another writer put the same bytes."""
-    if not dataset.put_new(path, data) and dataset.get(path) != data:
+    """Put a file, or find that another writer put the same bytes. A piece of them that was cut is set aside."""
+    if dataset.put_new(path, data):
+        return
+    found = dataset.get(path)
+    if len(found) < len(data) and found == data[: len(found)]:
+        dataset.move(path, f"damaged/{path}")
+        _put_same(dataset, path, data)
+    elif found != data:
         raise TenchError(
             f"{dataset.name(path)}: another writer of this plan put other bytes than this one; two machines convert "
             "pictures differently, or the source changed between them. Compare their imaging libraries "
             "(`tench inspect` shows the dataset's), remove the dataset's folder and start again"
         )
-
-
-def _content_sha256(records: Sequence[Record]) -> str:
-    """Over keys, labels and payloads: the same in every file format."""
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(f"{record.key}\t{record.label}\t{len(record.payload)}\n".encode())
-        digest.update(record.payload)
-    return digest.hexdigest()
 
 
 def _index_rows(records: Sequence[Record], shard: WrittenShard) -> bytes:

@@ -8,7 +8,10 @@ import gzip
 import hashlib
 import importlib.metadata
 import io
+import re
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +26,10 @@ from PIL import Image, ImageFile, UnidentifiedImageError, features
 from ingest.errors import TenchError
 from ingest.settings import IngestSettings
 
-FORMATS = ("JPEG", "PNG", "MPO")
+FORMATS = ("JPEG", "PNG")
+"""The library opens a multi-picture JPEG (MPO) as the JPEG that it begins with."""
+BEGINNINGS = re.compile(rb"(?P<ours>\xff\xd8\xff|\x89PNG)|BM|GIF8|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
+"""How a file of ours begins, and how BMP, GIF, TIFF and WebP do."""
 MAX_PIXELS = 100_000_000
 MAX_GZIP_BYTES = 100_000_000
 FILTERS = {
@@ -64,7 +70,7 @@ def rescale(data: bytes, settings: IngestSettings) -> Picture:
     Raises PictureError.
     """
     with _reasons():
-        with Image.open(io.BytesIO(_unzipped(data)), formats=FORMATS) as opened:
+        with _open(_unzipped(data)) as opened:
             width, height = opened.size
             scaled = _scaled_size(width, height, settings.side)
             opened.load()
@@ -161,6 +167,18 @@ def _unzipped(data: bytes) -> bytes:
     return plain
 
 
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        begins = BEGINNINGS.match(data)
+        if begins is None:
+            raise PictureError("not a picture", "neither a JPEG nor a PNG file") from error
+        if begins["ours"]:
+            raise PictureError("corrupt", "begins as a JPEG or PNG file, but its header cannot be read") from error
+        raise PictureError("format not allowed", "a picture, but neither a JPEG nor a PNG file") from error
+
+
 @contextmanager
 def _reasons() -> Iterator[None]:
     """Turn what the imaging library raises into our fixed codes."""
@@ -171,11 +189,11 @@ def _reasons() -> Iterator[None]:
             yield
     except PictureError:
         raise
-    except UnidentifiedImageError as error:
-        raise PictureError("not a picture", "neither a JPEG nor a PNG file") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError("too large", str(error)) from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+    except (
+        OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, zlib.error, struct.error
+    ) as error:  # fmt: skip
         code: Code = "truncated" if "truncated" in str(error) or isinstance(error, EOFError) else "corrupt"
         raise PictureError(code, str(error) or type(error).__name__) from error
 

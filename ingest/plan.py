@@ -79,23 +79,19 @@ def make_plan(source: Source, settings: IngestSettings, fingerprint: str) -> Pla
     """List a source and order it. Raises RefusedError: no pictures, a key that appears twice."""
     classes = in_label_order(source.synsets(), settings.label_order)
     labels = {synset.wnid: label for label, synset in enumerate(classes)}
-    listing, planned = hashlib.sha256(), hashlib.sha256()
     tables = {}
     for split in source.splits():
         entries = _listed(source, split)
         if split == "train":
             _refuse_empty_classes(source, classes, entries)
-        _hash_rows(listing, split, sorted(entries, key=lambda e: e.key), labels)
-        ordered = _ordered(entries, settings)
-        _hash_rows(planned, split, ordered, labels)
-        tables[split] = _table(ordered, labels)
+        tables[split] = _table(_ordered(entries, settings), labels)
     record = {
         "format_version": FORMAT_VERSION,
         "settings": settings.content(),
         "classes": [s.wnid for s in classes],
         "splits": {split: len(table) for split, table in tables.items()},
-        "listing_hash": listing.hexdigest(),
-        "plan_hash": planned.hexdigest(),
+        "listing_hash": rows_hash({split: table.sort_by("key") for split, table in tables.items()}),
+        "plan_hash": rows_hash(tables),
         "pixel_fingerprint": fingerprint,
     }
     return Plan(record, tables, tuple(classes))
@@ -111,6 +107,17 @@ def shard_entries(table: pa.Table, number: int, samples_per_shard: int) -> list[
         )
         for i, r in enumerate(rows)
     ]
+
+
+def rows_hash(tables: dict[str, pa.Table]) -> str:
+    """SHA-256 over (key, label, size) of the entries of each split, in the order given."""
+    digest = hashlib.sha256()
+    for split, table in tables.items():
+        digest.update(f"{split}\n".encode())
+        columns = (table.column(name).to_pylist() for name in ("key", "label", "length"))
+        for key, label, length in zip(*columns, strict=True):
+            digest.update(f"{key}\t{label}\t{length}\n".encode())
+    return digest.hexdigest()
 
 
 def plan_bytes(record: dict[str, Any]) -> bytes:
@@ -186,13 +193,6 @@ def _ordered(entries: list[Entry], settings: IngestSettings) -> list[Entry]:
         return hashlib.blake2b(entry.key.encode(), digest_size=16, key=seed).digest(), entry.key
 
     return sorted(entries, key=place)
-
-
-def _hash_rows(digest: Any, split: str, entries: list[Entry], labels: dict[str, int]) -> None:
-    """Feed (key, label, size) of the entries in the order given."""
-    digest.update(f"{split}\n".encode())
-    for entry in entries:
-        digest.update(f"{entry.key}\t{labels.get(entry.wnid, -1)}\t{entry.length}\n".encode())
 
 
 def _table(entries: list[Entry], labels: dict[str, int]) -> pa.Table:

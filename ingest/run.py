@@ -54,13 +54,15 @@ def ingest(source: str, dataset: str, settings: IngestSettings, run: RunWriter) 
     if place.exists(MANIFEST):
         run.event("phase", "The dataset is sealed already: nothing to do.")
         return _facts(place, read_manifest(place), _Tally(), started)
+    _put_plan(place, plan)
     _refuse_full_disk(place, plan, settings)
     _sweep_staging(place)
     _say_imaging(run)
     tally = _Tally()
     reports = _convert_missing(opened, place, plan, settings, run, tally)
     run.event("phase", "All shards are written; sealing: index, statistics, manifest.")
-    run.progress("sealing", tally.samples, tally.samples, "samples", force=True)
+    total = tally.samples + tally.quarantined
+    run.progress("sealing", total, total, "samples", force=True, **_figures(tally))
     for _ in range(REBUILDS):
         if not (damaged := damaged_shards(place, reports)):
             break
@@ -111,10 +113,20 @@ def _open_both(source: str, dataset: str) -> tuple[Source, Place]:
 
 
 def _planned(source: Source, dataset: Place, settings: IngestSettings, run: RunWriter) -> Plan:
-    """The plan of this run, put first, twice: the second put shows that the store refuses to overwrite."""
+    """The plan of this run, which is that of the dataset if one was begun."""
     run.event("phase", f"Listing {source.place.uri}: {source.layout}.", layout=source.layout)
     plan = make_plan(source, settings, pixel_fingerprint())
     _refuse_other_plan(dataset, plan)
+    run.event(
+        "planned",
+        f"{plan.num_entries:,} pictures in {len(plan.wnids)} classes, {sum(1 for _ in plan.shards())} shards.",
+        splits=plan.record["splits"], num_shards=sum(1 for _ in plan.shards()), plan_hash=plan.record["plan_hash"],
+    )  # fmt: skip
+    return plan
+
+
+def _put_plan(dataset: Place, plan: Plan) -> None:
+    """Put the plan first, and twice: the second put shows that the store refuses to overwrite."""
     data = plan_bytes(plan.record)
     dataset.put_new(PLAN, data)
     if dataset.put_new(PLAN, data):
@@ -124,12 +136,6 @@ def _planned(source: Source, dataset: Place, settings: IngestSettings, run: RunW
         )
     for split, table in plan.entries.items():
         dataset.put_new(f"plan/entries-{split}.arrow", entries_bytes(table))
-    run.event(
-        "planned",
-        f"{plan.num_entries:,} pictures in {len(plan.wnids)} classes, {sum(1 for _ in plan.shards())} shards.",
-        splits=plan.record["splits"], num_shards=sum(1 for _ in plan.shards()), plan_hash=plan.record["plan_hash"],
-    )  # fmt: skip
-    return plan
 
 
 def _refuse_other_plan(dataset: Place, plan: Plan) -> None:
@@ -185,14 +191,22 @@ def _finished(dataset: Place, plan: Plan) -> dict[tuple[str, int], ShardReport]:
     found = {}
     for file in dataset.files("parts"):
         if (shard := wanted.get(file.path)) is not None:
-            report = ShardReport.from_bytes(dataset.get(file.path))
-            if dataset.size(report.path) == report.size:
+            report = _report_or_none(dataset, file.path)
+            if report is not None and dataset.size(report.path) == report.size:
                 found[shard] = report
             else:
                 dataset.move(file.path, f"damaged/{file.path}")
-                if dataset.exists(report.path):
+                if report is not None and dataset.exists(report.path):
                     dataset.move(report.path, f"damaged/{report.path}")
     return found
+
+
+def _report_or_none(dataset: Place, path: str) -> ShardReport | None:
+    """A shard's report, None if it is cut."""
+    try:
+        return ShardReport.from_bytes(dataset.get(path))
+    except (ValueError, TypeError):
+        return None
 
 
 def _set_aside(dataset: Place, damaged: Sequence[ShardReport], run: RunWriter) -> None:
@@ -222,8 +236,12 @@ def _tell(run: RunWriter, done: "Converted", tally: _Tally, plan: Plan, num_acto
         run.event("quarantined", f"{bad['key']}: {bad['code']}.", split=report.split, **bad)
     run.progress(
         "converting", tally.samples + tally.quarantined, plan.num_entries, "samples",
-        samples=tally.samples, quarantined=tally.quarantined, bytes=tally.bytes, num_actors=num_actors,
+        num_actors=num_actors, **_figures(tally),
     )  # fmt: skip
+
+
+def _figures(tally: _Tally) -> dict[str, Any]:
+    return {"samples": tally.samples, "quarantined": tally.quarantined, "bytes": tally.bytes}
 
 
 def _refuse_over_budget(tally: _Tally, budget: int, settings: IngestSettings, dataset: Place) -> None:

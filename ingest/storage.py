@@ -5,6 +5,7 @@ create-only unless it says `replace`: it appears whole or not at all, and the se
 """
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,8 @@ from obstore.store import LocalStore, from_url
 from ingest.errors import RefusedError
 
 REMOTE_SCHEMES = ("s3://", "gs://", "az://", "http://", "https://")
+STAGED = re.compile(r"#\d+$")
+"""How the local store names a file that is not whole yet; its own listing leaves them out as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +113,11 @@ class Place:
         return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in found)
 
     def files(self, folder: str = "") -> list[StoredFile]:
-        """Files directly inside a folder (not below it), sorted by path."""
+        """Files directly inside a folder (not below it), sorted by path; unfinished puts do not show."""
         if self.is_local:
             base = Path(self.uri, folder)
-            inside = sorted(p for p in base.iterdir() if p.is_file()) if base.is_dir() else []
+            paths = base.iterdir() if base.is_dir() else ()
+            inside = sorted(p for p in paths if p.is_file() and not STAGED.search(p.name))
             return [StoredFile(str(p.relative_to(self.uri)), p.stat().st_size) for p in inside]
         prefix = f"{folder.rstrip('/')}/" if folder else None
         found = obstore.list_with_delimiter(self._store, prefix)["objects"]

@@ -7,10 +7,12 @@ import google_crc32c
 import numpy as np
 import pyarrow as pa
 
+from ingest.convert import content_sha256
 from ingest.dataset import Dataset, Split
 from ingest.errors import DamageError, Interrupted
 from ingest.manifest import MANIFEST, read_manifest
 from ingest.pixel_stats import PixelSums, mean_image, rgb_pca
+from ingest.plan import PLAN, rows_hash
 from ingest.progress import RunWriter
 from ingest.seal import sha256_of
 from ingest.settings import VerifySettings
@@ -31,6 +33,7 @@ def verify(dataset: str, settings: VerifySettings, run: RunWriter | None = None)
     damages = list(_files(place, run))
     broken = {d["path"] for d in damages}
     opened = Dataset(place, manifest)
+    damages += _plan(opened, broken)
     num_samples = 0
     for name in manifest.splits:
         if manifest.splits[name].index in broken:
@@ -88,12 +91,21 @@ def _files(place: Place, run: RunWriter | None) -> Iterator[Damage]:
             yield {"path": file.path, "problem": "is not part of the dataset; remove it"}
 
 
+def _plan(dataset: Dataset, broken: set[str]) -> Iterator[Damage]:
+    """The entries of the splits are those of the plan hash."""
+    paths = {split: f"plan/entries-{split}.arrow" for split in dataset.split_names}
+    if not broken & set(paths.values()):
+        tables = {split: _table(dataset.place.get(path)) for split, path in paths.items()}
+        if rows_hash(tables) != dataset.manifest.plan_hash:
+            yield {"path": PLAN, "problem": f"its entries ({', '.join(paths.values())}) do not have its plan hash"}
+
+
 def _completeness(dataset: Dataset, split: Split, broken: set[str]) -> Iterator[Damage]:
     """Every entry of the plan is in exactly one shard or in quarantine, with its label."""
     path = f"plan/entries-{split.name}.arrow"
     if path in broken:
         return
-    table = pa.ipc.open_file(pa.py_buffer(dataset.place.get(path))).read_all()
+    table = _table(dataset.place.get(path))
     keys, labels = table.column("key").to_pylist(), table.column("label").to_pylist()
     bad = {q.row: q.key for q in dataset.manifest.quarantine if q.split == split.name}
     wanted = [(k, label) for row, (k, label) in enumerate(zip(keys, labels, strict=True)) if row not in bad]
@@ -109,16 +121,28 @@ def _completeness(dataset: Dataset, split: Split, broken: set[str]) -> Iterator[
             yield {"path": MANIFEST, "problem": f"quarantine names {key} at row {row}, the plan {keys[row]}"}
 
 
+def _table(data: bytes) -> pa.Table:
+    return pa.ipc.open_file(pa.py_buffer(data)).read_all()
+
+
 def _payloads(split: Split, broken: set[str]) -> Iterator[Damage]:
-    """Every payload has the checksum of its index row."""
-    for row in range(split.num_samples):
-        shard = split.shards[int(split.shard[row])]
+    """Every payload has the checksum of its index row, and the rows of a shard are those that were written."""
+
+    def payload(row: int) -> bytes:
+        start, length = int(split.offset[row]), int(split.length[row])
+        return split.map_shard(int(split.shard[row]))[start : start + length].tobytes()
+
+    for number, shard in enumerate(split.shards):
         if shard.path in broken:
             continue
-        start, length = int(split.offset[row]), int(split.length[row])
-        payload = split.map_shard(int(split.shard[row]))[start : start + length]
-        if int(google_crc32c.value(payload.tobytes())) != int(split.crc32c[row]):
-            yield {"path": shard.path, "problem": f"payload of {split.key(row)} at {start} has another checksum"}
+        rows = np.flatnonzero(split.shard == number).tolist()
+        bad = [row for row in rows if int(google_crc32c.value(payload(row))) != int(split.crc32c[row])]
+        for row in bad:
+            problem = f"payload of {split.key(row)} at {split.offset[row]} has another checksum"
+            yield {"path": shard.path, "problem": problem}
+        samples = ((split.key(row), int(split.label[row]), payload(row)) for row in rows)
+        if not bad and content_sha256(samples) != shard.content_sha256:
+            yield {"path": split.facts.index, "problem": f"leads to other samples of {shard.path} than were written"}
 
 
 def _statistics(dataset: Dataset) -> Iterator[Damage]:

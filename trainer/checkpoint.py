@@ -53,14 +53,20 @@ def save(
 
 
 def complete(run: Place) -> list[str]:
-    """Paths of the complete checkpoints, oldest step first."""
-    names = [name for name in run.folders(FOLDER) if NAME.match(name)]
-    return [f"{FOLDER}/{n}" for n in sorted(names) if run.exists(f"{FOLDER}/{n}/{HASHES}")]
+    """Paths of the complete checkpoints, oldest first: by attempt, then by step.
+
+    A later attempt may have gone on from an older step, and an earlier one may still be writing somewhere.
+    """
+    names = [(match[2], match[1], name) for name in run.folders(FOLDER) if (match := NAME.match(name))]
+    return [f"{FOLDER}/{name}" for *_, name in sorted(names) if run.exists(f"{FOLDER}/{name}/{HASHES}")]
 
 
 def load(run: Place, path: str) -> Checkpoint:
     """Read a checkpoint. Raises DamageError if it does not have its hashes, RefusedError if it is of a newer Tench."""
-    hashes = json.loads(run.get(f"{path}/{HASHES}"))
+    try:
+        hashes = dict(json.loads(run.get(f"{path}/{HASHES}")))
+    except (ValueError, TypeError):
+        raise DamageError(f"{run.name(path)}/{HASHES}: is not what was written; it was changed") from None
     data = {}
     for name in (WEIGHTS, STATE):
         try:

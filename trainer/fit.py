@@ -19,13 +19,13 @@ from trainer.dropout import DropoutKey
 from trainer.evaluate import Errors, evaluate
 from trainer.networks import AlexNet, build, count_parameters
 from trainer.reduce import FlatGradients
+from trainer.reporter import Reporter, Standing, Sums
 from trainer.schedules import ScheduleState, after_evaluation, rates
 from trainer.settings import Recipe, TrainSettings
 from trainer.update import Rule
 
 EXTRAS = 5
 LOSS, CORRECT, ROWS, STOP, SAVE = range(EXTRAS)
-METRICS_EVERY_S = 1.0
 EVALUATION_BATCH = 64
 
 
@@ -37,20 +37,6 @@ class RankContext:
     world_size: int
     device: torch.device
     threads: int
-
-
-@dataclass
-class Sums:
-    """Sums over the samples of the epoch so far (all ranks), and over those since the last metrics event."""
-
-    loss: float = 0.0
-    correct: float = 0.0
-    samples: float = 0.0
-
-    def add(self, loss: float, correct: float, samples: float) -> None:
-        self.loss += loss
-        self.correct += correct
-        self.samples += samples
 
 
 @dataclass
@@ -66,6 +52,7 @@ class Training:
     gradients: FlatGradients
     loader: Loader
     run: RunWriter | None
+    reporter: Reporter
     schedule: ScheduleState = field(default_factory=ScheduleState)
     epoch: int = 0
     step: int = 0
@@ -73,7 +60,6 @@ class Training:
     evaluation_due: bool = False
     errors: Errors | None = None
     saved_at: float = field(default_factory=time.monotonic)
-    reporter: "Reporter | None" = None
 
     @property
     def total_samples(self) -> int:
@@ -93,19 +79,10 @@ def prepare(
     network = build(recipe.network, recipe.seed).to(context.device)
     loading = recipe.loader.model_copy(update={"threads": context.threads})
     loader = Loader(dataset, loading, rank=context.rank, world_size=context.world_size, device=context.device)
-    training = Training(
-        context,
-        dataset,
-        recipe,
-        settings,
-        network,
-        Rule(network, recipe.rule),
-        FlatGradients(network, EXTRAS),
-        loader,
-        run,
-    )
-    training.reporter = Reporter(training)
-    return training
+    rule, gradients = Rule(network, recipe.rule), FlatGradients(network, EXTRAS)
+    return Training(
+        context, dataset, recipe, settings, network, rule, gradients, loader, run, Reporter(run)
+    )  # fmt: skip
 
 
 def fit(training: Training, found: checkpoint.Checkpoint | None) -> dict[str, Any]:
@@ -137,15 +114,13 @@ def train_epoch(training: Training) -> None:
         training.step += 1
         _raise_if_diverged(training.step, loss)
         training.epoch_sums.add(loss, correct, rows)
-        if training.reporter is not None:
-            training.reporter.after_step(loss, correct, rows, rate.weights)
+        training.reporter.after_step(loss, correct, rows, _standing(training))
         # After its last step the epoch writes its own checkpoint, which says that it is over.
         is_last = training.loader.state_dict()["step"] == len(training.loader)
         if stop or (save and not is_last):
             save_checkpoint(training)
         if stop:
-            if training.reporter is not None:
-                training.reporter.progress(force=True)
+            training.reporter.progress(_standing(training), force=True)
             raise Interrupted(f"Stopped after step {training.step}; the checkpoint there is complete.")
     training.evaluation_due = True
 
@@ -199,64 +174,6 @@ def restore(training: Training, found: checkpoint.Checkpoint) -> None:
         training.run.event("resumed", f"Goes on from step {training.step}.", step=training.step, path=found.path)
 
 
-class Reporter:
-    """Metrics and progress of rank 0, at most once a second; silent on other ranks."""
-
-    def __init__(self, training: Training) -> None:
-        self._training = training
-        self._since = Sums()
-        self._at = time.monotonic()
-        self._waited = 0.0
-        self._last: dict[str, Any] = {}
-
-    def after_step(self, loss: float, correct: float, rows: float, rate: float) -> None:
-        self._since.add(loss, correct, rows)
-        if self._training.run is not None and self.seconds() >= METRICS_EVERY_S:
-            self.report(rate, self.seconds())
-
-    def report(self, rate: float, seconds: float) -> None:
-        """Write what happened since the last report."""
-        training, since = self._training, self._since
-        run = training.run
-        if run is None or not since.samples:
-            return
-        waited = training.loader.waited_s - self._waited
-        self._last = {
-            "step": training.step, "epoch": training.epoch, "loss": round(since.loss / since.samples, 6),
-            "train_top1_error": round(1 - since.correct / since.samples, 6), "learning_rate": rate,
-            "samples_per_s": round(since.samples / max(seconds, 1e-9), 2),
-            "data_wait_share": round(min(waited / max(seconds, 1e-9), 1.0), 4),
-        }  # fmt: skip
-        run.event("metrics", f"Step {training.step}: loss {self._last['loss']:.4f}.", **self._last)
-        self.progress()
-        self.restart()
-
-    def restart(self) -> None:
-        """Leave out what was not training (an evaluation, a checkpoint)."""
-        self._since, self._at, self._waited = Sums(), time.monotonic(), self._training.loader.waited_s
-
-    def seconds(self) -> float:
-        """Since the last report."""
-        return max(time.monotonic() - self._at, 1e-9)
-
-    def progress(self, force: bool = False) -> None:
-        """Replace the run's progress with where the training stands."""
-        training = self._training
-        if training.run is None:
-            return
-        errors = training.errors.to_json() if training.errors else {}
-        figures = {
-            **self._last,
-            "epoch": min(training.epoch + 1, training.recipe.epochs),
-            "epochs": training.recipe.epochs,
-            "step": training.step,
-            "top1_error": errors.get("top1_error"),
-            "top5_error": errors.get("top5_error"),
-        }
-        total = training.total_samples
-        training.run.progress("training", min(training.samples_done, total), total, "samples", force=force, **figures)
-
-
 def _accumulate(training: Training, batch: Batch, key: DropoutKey, first: int, last: int) -> None:
     """Add the gradients of rows first .. last - 1 (sums, not means)."""
     images, labels = batch.images[first:last], batch.labels[first:last]
@@ -287,9 +204,7 @@ def _wishes(training: Training) -> tuple[bool, bool]:
 def _finish_epoch(training: Training) -> None:
     """Evaluate, adjust the schedule, write the epoch's checkpoint."""
     run = training.run
-    if training.reporter is not None:
-        rate = rates(training.recipe.rule, training.schedule, training.epoch).weights
-        training.reporter.report(rate, training.reporter.seconds())
+    training.reporter.report(_standing(training))
     if "val" in training.dataset.split_names:
         training.errors = _evaluate(training)
         _raise_if_diverged(training.step, training.errors.loss)
@@ -308,9 +223,16 @@ def _finish_epoch(training: Training) -> None:
     save_checkpoint(training)
     if run is not None:
         run.flush()  # an epoch is news: it must not wait for its segment to be closed
-    if training.reporter is not None:
-        training.reporter.restart()
-        training.reporter.progress(force=True)
+    training.reporter.restart(_standing(training))
+    training.reporter.progress(_standing(training), force=True)
+
+
+def _standing(training: Training) -> Standing:
+    rate = rates(training.recipe.rule, training.schedule, training.epoch).weights
+    return Standing(
+        training.step, training.epoch, training.recipe.epochs, training.samples_done, training.total_samples, rate,
+        training.loader.waited_s, training.errors,
+    )  # fmt: skip
 
 
 def _raise_if_diverged(step: int, loss: float) -> None:

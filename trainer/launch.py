@@ -136,42 +136,59 @@ def _fit(trainer: Any, run: RunWriter) -> None:
     thread.start()
     while thread.is_alive():
         thread.join(0.2)
-    if failures and _outcome_file(run) is None:
+    if failures and _outcome_file(run.place, run.attempt) is None:
         raise TenchError(f"the training job failed in Ray: {_last_words(failures[0])}") from failures[0]
 
 
 def _worker(arguments: dict[str, Any]) -> None:
     """What every worker runs. An error of ours is written down and ends the job: Ray must not try it again."""
     import ray.train
+    import torch.distributed as dist
+
+    rank = ray.train.get_context().get_world_rank()
+    place, attempt = Place(arguments["run"]), arguments["attempt"]
+    outcome: dict[str, Any]
+    if _error_stands(place, attempt):
+        return
+    try:
+        outcome = {"facts": _train_as(rank, place, arguments)}
+    except TenchError as error:
+        outcome = {"error": type(error).__name__, "message": error.message}
+    except RuntimeError:
+        if _error_stands(place, attempt):
+            return
+        raise
+    if rank == 0 or "error" in outcome:
+        place.put_new(_outcome_path(attempt, rank), to_json(outcome))
+    if "error" in outcome and dist.is_initialized():
+        # The others may wait for this rank in a collective, for minutes: it fails once this rank has left.
+        dist.destroy_process_group()
+
+
+def _train_as(rank: int, place: Place, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Train as one of the ranks; rank 0 writes the run folder."""
+    import ray.train
     import torch
 
     from trainer.fit import RankContext, fit, prepare
 
-    ray_context = ray.train.get_context()
-    rank, world_size = ray_context.get_world_rank(), ray_context.get_world_size()
-    place, settings = Place(arguments["run"]), TrainSettings.model_validate(arguments["settings"])
-    outcome: dict[str, Any]
-    run = None
+    settings = TrainSettings.model_validate(arguments["settings"])
+    opened = Dataset.open(arguments["dataset"])
+    use_gpu = torch.cuda.is_available() and settings.device != "cpu"
+    device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
+    context = RankContext(rank, ray.train.get_context().get_world_size(), device, arguments["threads"])
+    run = RunWriter.join(place, arguments["attempt"]) if rank == 0 else None
     try:
-        opened = Dataset.open(arguments["dataset"])
-        device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
-        if settings.device == "cpu":
-            device = torch.device("cpu")
-        run = RunWriter.join(place, arguments["attempt"]) if rank == 0 else None
-        context = RankContext(rank, world_size, device, arguments["threads"])
         training = prepare(context, opened, recipe(settings, opened), settings, run)
         found, _ = checkpoint.newest(place)
-        outcome = {"facts": fit(training, found)}
-    except TenchError as error:
-        outcome = {"error": type(error).__name__, "message": error.message}
-    if run is not None:
-        run.flush()
-    if rank == 0 or "error" in outcome:
-        place.put_new(_outcome_path(arguments["attempt"], rank), to_json(outcome))
+        return fit(training, found)
+    finally:
+        if run is not None:
+            run.flush()
 
 
 def _outcome(run: RunWriter) -> dict[str, Any]:
-    outcome = _outcome_file(run)
+    outcome = _outcome_file(run.place, run.attempt)
     if outcome is None:
         raise TenchError(f"{run.place.uri}: the workers ended without saying how; see Ray's logs of the run")
     if "error" in outcome:
@@ -180,13 +197,17 @@ def _outcome(run: RunWriter) -> dict[str, Any]:
     return facts
 
 
-def _outcome_file(run: RunWriter) -> dict[str, Any] | None:
+def _outcome_file(place: Place, attempt: int) -> dict[str, Any] | None:
     """How the workers ended: an error of any rank goes before rank 0's facts."""
     import json
 
-    folder = f"workers/{run.attempt:04d}"
-    found: list[dict[str, Any]] = [json.loads(run.place.get(f.path)) for f in run.place.files(folder)]
+    found: list[dict[str, Any]] = [json.loads(place.get(f.path)) for f in place.files(f"workers/{attempt:04d}")]
     return next((o for o in found if "error" in o), found[0] if found else None)
+
+
+def _error_stands(place: Place, attempt: int) -> bool:
+    """Whether a rank of this attempt has ended with an error of ours."""
+    return "error" in (_outcome_file(place, attempt) or {})
 
 
 def _outcome_path(attempt: int, rank: int) -> str:

@@ -35,7 +35,10 @@ DEVIATIONS = {
 
 
 class AlexNet(nn.Module):
-    """Pictures (n, 3, 224, 224) with the mean subtracted -> logits (n, num_classes) float32."""
+    """Pictures (n, 3, 224, 224) with the mean subtracted -> logits (n, num_classes) float32.
+
+    Caffe's crops of 227 pixels are taken as well: no filter reaches the zeros beyond them.
+    """
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "init": "caffe", "bias_one": 0.1,
         },
         "rule": {"schedule": "epochs", "divide_at": (20, 40, 60, 80)},
-        "loader": {"order": "fixed", "global_batch": 256, "mean": "aligned", "colour": "none"},
+        "loader": {"order": "fixed", "global_batch": 256, "crop": 227, "mean": "aligned", "colour": "none"},
     },
     "demo": {
         "run": {"epochs": 3, "precision": "fp32"},
@@ -69,7 +69,7 @@ def recipe(settings: TrainSettings, dataset: Dataset) -> Recipe:
 def misfits(settings: TrainSettings, dataset: Dataset) -> list[str]:
     """Where the dataset was made otherwise than the preset's network was trained; each a sentence."""
     said = []
-    if settings.preset in ("museum145", "caffe") and dataset.settings.label_order != "wnid":
+    if settings.preset == "caffe" and dataset.settings.label_order != "wnid":
         said.append("Labels are in ILSVRC order; class 0 is ILSVRC2012_ID 1.")
     if settings.preset in ("museum145", "caffe") and dataset.settings.order == "source":
         said.append(

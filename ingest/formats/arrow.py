@@ -31,7 +31,8 @@ def write(records: Sequence[Record], payload_kind: str, wnids: Sequence[str]) ->
     buffer = sink.getvalue()
     column = pa.ipc.open_file(buffer).get_batch(0).column("payload")
     base = column.buffers()[2].address - buffer.address if records else 0
-    return WrittenShard(memoryview(buffer), starts + np.uint64(base), {})
+    # Cast: pyarrow's own view is of signed bytes, which equals no bytes object.
+    return WrittenShard(memoryview(buffer).cast("B"), starts + np.uint64(base), {})
 
 
 def _payload_column(records: Sequence[Record]) -> tuple[pa.LargeBinaryArray, np.ndarray]:

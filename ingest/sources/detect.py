@@ -26,8 +26,17 @@ def detect(uri: str) -> Source:
             "move the folders or the archives to a folder of their own"
         )
     if archives:
-        return ilsvrc2012.Ilsvrc2012(place)
+        return _with_train(ilsvrc2012.Ilsvrc2012(place))
     if folders:
-        return Folders(place)
+        return _with_train(Folders(place))
     found = ", ".join(sorted(files)[:5]) or "nothing"
     raise RefusedError(f"{place.uri}: no known layout; {EXPECTED}; found {found}")
+
+
+def _with_train(source: Source) -> Source:
+    """Refuse a source that has only other splits: mean image and colours are those of the training pictures."""
+    if "train" not in source.splits():
+        raise RefusedError(
+            f"{source.place.uri}: found {', '.join(source.splits())} without train ({source.layout}); {EXPECTED}"
+        )
+    return source

@@ -4,9 +4,11 @@ The kit holds `data/meta.mat` (MATLAB 5: the classes with ILSVRC2012_ID, WNID, w
 `data/ILSVRC2012_validation_ground_truth.txt` (line n: the ILSVRC2012_ID of ILSVRC2012_val_<n>).
 """
 
+import gzip
 import io
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -99,13 +101,15 @@ class Ilsvrc2012:
             raise RefusedError(f"{self.place.name(DEVKIT)}: {size:,} bytes; a development kit has about 2.5 million")
         found: dict[str, bytes] = {}
         try:
-            with tarfile.open(fileobj=io.BytesIO(self.place.get(DEVKIT)), mode="r:gz") as archive:
+            # Unzipped to its end first: only there gzip compares its checksum.
+            with gzip.GzipFile(fileobj=io.BytesIO(self.place.get(DEVKIT))) as file:
+                plain = io.BytesIO(file.read(MAX_DEVKIT_BYTES))
+            with tarfile.open(fileobj=plain) as archive:
                 for member in archive:
                     wanted = next((w for w in (META, GROUND_TRUTH) if member.name.endswith(w)), None)
-                    file = archive.extractfile(member) if wanted and member.size <= MAX_DEVKIT_BYTES else None
-                    if wanted and file:
-                        found[wanted] = file.read()
-        except (tarfile.TarError, OSError, EOFError) as error:
+                    if wanted and (content := archive.extractfile(member)):
+                        found[wanted] = content.read()
+        except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
             raise RefusedError(f"{self.place.name(DEVKIT)}: cannot be read ({error}); fetch it again") from error
         for wanted in (META, GROUND_TRUTH):
             if wanted not in found:
@@ -116,15 +120,17 @@ class Ilsvrc2012:
     def _kit_synsets(self) -> dict[int, Synset]:
         """Leaf classes by ILSVRC2012_ID; classes with children (1,001 to 1,860) have no pictures of their own."""
         from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
 
+        data = self._kit[META]
         try:
-            rows = loadmat(io.BytesIO(self._kit[META]), squeeze_me=True)["synsets"]
+            rows = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
             leaves = [row for row in rows if int(row["num_children"]) == 0]
             return {
                 int(r["ILSVRC2012_ID"]): Synset(str(r["WNID"]), str(r["words"]), int(r["ILSVRC2012_ID"]))
                 for r in leaves
             }
-        except (KeyError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        except (MatReadError, zlib.error, LookupError, ValueError, TypeError, NotImplementedError, OSError) as error:
             raise RefusedError(
                 f"{self.place.name(DEVKIT)}: {META} has not the structure of the official one ({error}); fetch it again"
             ) from error

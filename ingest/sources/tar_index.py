@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ingest.errors import RefusedError
 from ingest.storage import Place
 
+BLOCK = 512
+
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
@@ -22,7 +24,7 @@ def tar_members(place: Place, path: str, start: int = 0, length: int | None = No
     """Regular files of the archive at [start, start + length) of a file (the whole file unless told).
 
     Folders and hidden files (macOS puts `._name` beside `name`) are passed over. Raises RefusedError for an
-    archive that is cut or is none, and for links and devices, which no ImageNet archive holds.
+    archive that is cut, damaged or none, and for links, devices and ways out, which no ImageNet archive holds.
     """
     size = place.size(path)
     if size is None:
@@ -30,24 +32,35 @@ def tar_members(place: Place, path: str, start: int = 0, length: int | None = No
     region = _Region(place, path, start, size - start if length is None else length)
     if region.length == 0:
         return
-    buffered = io.BufferedReader(region, buffer_size=512 if place.is_local else 2**16)
+    buffered = io.BufferedReader(region, buffer_size=BLOCK if place.is_local else 2**16)
     try:
         with tarfile.open(fileobj=buffered, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]
                 if member.isdir() or member.name.rsplit("/", 1)[-1].startswith("."):
                     continue
-                if not member.isreg():
+                if (why := _strange(member)) is not None:
                     raise RefusedError(
-                        f"{place.name(path)}: member {member.name!r} is a link or a device; expected only files. "
+                        f"{place.name(path)}: member {member.name!r} {why}; expected only files. "
                         "Fetch the archive again from image-net.org"
                     )
                 yield TarMember(member.name, start + member.offset_data, member.size)
+            region.seek(archive.offset)
+            if region.read(BLOCK) != bytes(BLOCK):
+                # tarfile takes a damaged header, or the end of the file, for the end of the archive.
+                raise tarfile.ReadError(f"neither a header nor the end mark at byte {start + archive.offset}")
     except tarfile.TarError as error:
         raise RefusedError(
             f"{place.name(path)}: not a whole tar archive ({error}); compare its size and MD5 with those published, "
             "and fetch it again"
         ) from error
+
+
+def _strange(member: tarfile.TarInfo) -> str | None:
+    """What no ImageNet archive holds."""
+    if not member.isreg():
+        return "is a link or a device"
+    return "leads out of the archive" if member.name.startswith("/") or ".." in member.name.split("/") else None
 
 
 class _Region(io.RawIOBase):

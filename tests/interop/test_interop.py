@@ -29,7 +29,7 @@ def datasets(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     for name in ("arrow", "tfrecord"):
         made[name] = folder / name
         command = [TENCH, "ingest", folder / "source", made[name], "--format", name, "--json"]
-        command += ["--samples-per-shard", "256", "--home", folder / "home"]
+        command += ["--samples-per-shard", "256"]
         subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return made
 

@@ -1,0 +1,29 @@
+"""A service without Ray for the whole of these tests: jobs stay queued, and everything but running them works."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.served import Served, closed_port, serving
+
+
+@pytest.fixture(scope="session")
+def no_ray() -> Iterator[str]:
+    """The address of a Ray that does not answer."""
+    with closed_port() as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def served(no_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A service on loopback that asks for no token."""
+    with serving(tmp_path_factory.mktemp("home"), no_ray) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def served_dataset(served: Served, tiny_dataset: str) -> Path:
+    """A sealed dataset under the root of that service."""
+    return Path(shutil.copytree(tiny_dataset, served.root / "tiny"))

@@ -1,0 +1,62 @@
+"""What the README shows works as it stands there: its Python blocks run, its commands and flags exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+TENCH = Path(sys.executable).parent / "tench"
+PAGES = ("README.md", "CONTRIBUTING.md")
+
+
+def python_blocks(word: str) -> list[str]:
+    """The Python blocks of the README in which a word stands."""
+    return [block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if word in block]
+
+
+@pytest.fixture
+def folder(tiny_dataset: str, tmp_path: Path) -> Path:
+    """A folder in which `small/dataset` is a dataset, as in the README."""
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "dataset").symlink_to(tiny_dataset)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "word", ["from augment.loader import Loader", 'pa.memory_map("small/dataset/train/00000.arrow")']
+)
+def test_a_python_block_runs_as_it_stands(word: str, folder: Path) -> None:
+    (block,) = python_blocks(word)
+    ended = subprocess.run(
+        [sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip()
+
+
+def test_every_flag_in_the_readme_is_a_flag_of_its_command() -> None:
+    shell = "\n".join(re.findall(r"```\n(.*?)```", README.read_text(), re.DOTALL))
+    lines = [line.split("#")[0].split() for line in shell.splitlines() if line.startswith("tench ")]
+    assert len(lines) >= 10
+    helps: dict[str, str] = {}
+    for words in lines:
+        depth = 3 if words[1] in ("submit", "jobs", "token") else 2
+        command = " ".join(words[1:depth])
+        if command not in helps:
+            asked = [str(TENCH), *words[1:depth], "--help"]
+            helps[command] = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout
+        for flag in (word for word in words if word.startswith("--")):
+            assert flag in helps[command], f"tench {command} has no {flag}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_is_there(page: str) -> None:
+    text = (README.parent / page).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    rooms = re.findall(r"`((?:ingest|augment|trainer|cluster|docker|tests)/[\w./]*)`", text)
+    assert links or rooms
+    missing = [name for name in {*links, *rooms} if not (README.parent / name).exists()]
+    assert missing == []

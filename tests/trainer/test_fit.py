@@ -1,0 +1,127 @@
+"""A run in one process: resumed equals unbroken, sums are exact, a stop and a divergence end as they should."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ingest.dataset import Dataset
+from ingest.errors import Interrupted, TenchError
+from ingest.progress import RunWriter
+from ingest.storage import Place
+from tests.trainer.runs import HERE, RECIPE, Left, assert_same_checkpoint, train_here
+from trainer.dropout import DropoutKey
+from trainer.fit import LOSS, ROWS, RankContext, Training, prepare, train_step
+from trainer.launch import train
+from trainer.presets import recipe
+from trainer.settings import TrainSettings
+
+STEPS = [f"step-{step:08d}.0001" for step in (1, 2, 3, 4)]
+
+
+def prepared(dataset: str) -> Training:
+    opened, settings = Dataset.open(dataset), TrainSettings(**RECIPE, **HERE)
+    return prepare(RankContext(0, 1, torch.device("cpu"), 2), opened, recipe(settings, opened), settings, None)
+
+
+def test_a_run_leaves_a_checkpoint_after_every_step_and_epoch(unbroken: Left) -> None:
+    assert unbroken.names == STEPS
+    states = [unbroken.state(name) for name in STEPS]
+    assert [(s["epoch"], s["step"], s["loader"]["step"]) for s in states] == [
+        (0, 1, 1),
+        (1, 2, 0),
+        (1, 3, 1),
+        (2, 4, 0),
+    ]
+    assert [s["epoch_sums"]["samples"] for s in states] == [40, 0, 40, 0]
+    assert [s["errors"] and s["errors"]["num_samples"] for s in states] == [None, 30, 30, 30]
+
+
+def test_a_run_that_was_stopped_in_mid_epoch_goes_on_to_the_unbroken_end(
+    tiny_dataset: str, unbroken: Left, folder: Path
+) -> None:
+    with pytest.raises(Interrupted, match="Stopped after step 1; the checkpoint there is complete") as stopped:
+        train_here(tiny_dataset, folder, stop=True)
+    assert stopped.value.exit_code == 130
+    left = Left(folder)
+    assert left.names == STEPS[:1]
+    assert_same_checkpoint(left, unbroken, STEPS[0])
+    assert left.progress()["done"] == 40
+
+    train_here(tiny_dataset, folder)
+    assert [event["step"] for event in left.events("resumed", 2)] == [1]
+    assert left.names == [STEPS[0], "step-00000002.0002", "step-00000004.0002"]
+    assert_same_checkpoint(left, unbroken, "step-00000002.0002", STEPS[1])
+    assert_same_checkpoint(left, unbroken, "step-00000004.0002", STEPS[3])
+    assert left.events("evaluated", 2) == unbroken.events("evaluated")
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_older_one(
+    tiny_dataset: str, unbroken: Left, folder: Path
+) -> None:
+    for name in STEPS[2:]:
+        unbroken.copy_checkpoint(name, folder)
+    damaged = folder / "checkpoints" / STEPS[3] / "weights.pt"
+    damaged.unlink()
+    damaged.write_bytes(b"PK")
+    RunWriter.begin(Place(folder), "train", {})
+    facts = train_here(tiny_dataset, folder)
+    left = Left(folder)
+    assert any(f"{STEPS[3]}/weights.pt" in text and "older" in text for text in left.texts("warning", 2))
+    assert_same_checkpoint(left, unbroken, "step-00000004.0002", STEPS[3])
+    assert (facts["steps"], facts["epochs"], facts["num_samples"]) == (4, 2, 30)
+    # Only what was left of the epoch counts: 20 samples.
+    assert facts["samples_per_s"] * facts["seconds"] == pytest.approx(20, rel=0.05)
+    progress = left.progress(2)
+    assert (progress["done"], progress["total"], progress["unit"]) == (120, 120, "samples")
+
+
+def test_progress_events_and_checkpoints_tell_the_same(unbroken: Left) -> None:
+    progress, metrics, evaluated = unbroken.progress(), unbroken.events("metrics"), unbroken.events("evaluated")
+    assert [(e["epoch"], e["step"], e["num_samples"]) for e in evaluated] == [(0, 2, 30), (1, 4, 30)]
+    assert [e["path"] for e in unbroken.events("checkpoint")] == [f"checkpoints/{name}" for name in STEPS]
+    assert (progress["phase"], progress["done"], progress["total"]) == ("training", 120, 120)
+    last = {**metrics[-1], "epoch": 2, "epochs": 2}
+    assert progress["figures"] == {**last, **{name: evaluated[-1][name] for name in ("top1_error", "top5_error")}}
+    assert metrics[-1]["step"] == 4
+    assert all(event["learning_rate"] == 0.005 and 0 <= event["data_wait_share"] <= 1 for event in metrics)
+    state = unbroken.state(STEPS[3])
+    assert state["errors"] == {name: evaluated[-1][name] for name in state["errors"]}
+
+
+def test_a_step_gives_the_mean_gradient_of_its_global_batch(tiny_dataset: str) -> None:
+    """Whole and in micro-batches, against plain autograd on the same pictures with the same masks."""
+    training = prepared(tiny_dataset)
+    with training.loader:
+        batch = next(iter(training.loader))
+        whole, micro = [], []
+        for found, size in ((whole, None), (micro, 7)):
+            settings = training.settings.model_copy(update={"micro_batch": size})
+            sums = train_step(dataclasses.replace(training, settings=settings), batch, stop=False, save=False)
+            assert sums[ROWS] == 40
+            found += [torch.tensor(sums[LOSS] / 40), *(p.grad.clone() for p in training.network.parameters())]
+    logits = training.network(batch.images, dropout=DropoutKey(0, 0, batch.places.numpy()))
+    loss = F.cross_entropy(logits, batch.labels)
+    expected = [loss.detach(), *torch.autograd.grad(loss, list(training.network.parameters()))]
+    for plain, *ours in zip(expected, whole, micro, strict=True):
+        for gradient in ours:
+            assert (gradient - plain).norm() <= 1e-5 * plain.norm()
+
+
+@pytest.mark.parametrize(("rate", "batch"), [(100.0, 20), (30.0, 30)], ids=["in a step", "in an evaluation"])
+def test_a_run_that_diverges_says_so_and_keeps_nothing_of_it(
+    tiny_dataset: str, folder: Path, rate: float, batch: int
+) -> None:
+    with pytest.raises(TenchError, match=r"step [23]: the loss is (nan|inf); the run diverged.*lower --learning-rate"):
+        train_here(tiny_dataset, folder, learning_rate=rate, global_batch=batch)
+    assert Left(folder).names == []
+    assert all("NaN" not in path.read_text() for path in folder.rglob("*.json*"))
+
+
+def test_an_attempt_that_was_overtaken_ends(tiny_dataset: str, unbroken: Left, folder: Path) -> None:
+    old = RunWriter.begin(Place(unbroken.copy_checkpoint(STEPS[3], folder)), "train", {})
+    RunWriter.begin(Place(folder), "train", {})
+    with pytest.raises(Interrupted, match="attempt 2 has taken over"):
+        train(tiny_dataset, str(folder), TrainSettings(**{**RECIPE, **HERE, "epochs": 4}), old)
