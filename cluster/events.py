@@ -63,8 +63,8 @@ class Follower:
         fresh = [f.path for n in range(1, attempt + 1) for f in place.files(f"events/{n:04d}")]
         for path in fresh:
             if path not in self._segments:
-                self._segments.add(path)
                 self._events += [Event(**json.loads(line)) for line in place.get(path).splitlines()]
+                self._segments.add(path)
         if len(self._events) != len(self._seen.events) or progress != self._seen.progress:
             self._events.sort(key=lambda event: (event.attempt, event.seq))
             self._seen = Seen(tuple(self._events), progress)

@@ -18,7 +18,7 @@ from ingest.settings import IngestSettings
 from ingest.sources import detect
 from ingest.storage import Place
 from tests.benchmarks import report
-from tests.benchmarks.material import class_folders, dataset, scratch
+from tests.benchmarks.material import dataset, full_size, scratch
 
 TIMES = 7
 
@@ -26,7 +26,7 @@ TIMES = 7
 def main() -> None:
     """Measure and write the result file."""
     with scratch() as out:
-        source, words = class_folders(out)
+        source, words = full_size(out)
         files = sorted(p for p in source.rglob("*") if p.is_file())
         shards = _shards(source, out)
         runs: dict[str, Callable[[], float]] = {

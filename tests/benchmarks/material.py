@@ -17,17 +17,26 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-def class_folders(out: Path) -> tuple[Path, str]:
+def full_size(out: Path) -> tuple[Path, str]:
     """A source of class folders of full-size pictures (one split), and what it is."""
+    return _unpacked(out, "ilsvrc-samples-300.tar", "300 full-size ImageNet pictures")
+
+
+def many(out: Path) -> tuple[Path, str]:
+    """A source of class folders with more pictures, and what it is."""
+    return _unpacked(out, "imagenette-small.tar", "1,860 small pictures of ten ImageNet classes")
+
+
+def _unpacked(out: Path, archive_name: str, words: str) -> tuple[Path, str]:
     shared = pictures_folder()
     if shared is not None:
-        with tarfile.open(shared / "ilsvrc-samples-300.tar") as archive:
+        with tarfile.open(shared / archive_name) as archive:
             archive.extractall(out / "source", filter="data")
-        return out / "source", "300 full-size ImageNet pictures"
+        return out / "source", words
     from ingest.sample_source import write_sample
 
-    write_sample(str(out), SampleSettings(num_train=30, num_val=1))
-    return out / "folders" / "train", "300 made-up pictures"
+    write_sample(str(out), SampleSettings(num_train=100, num_val=1))
+    return out / "folders" / "train", "1,000 made-up pictures"
 
 
 def dataset(out: Path, source: Path, **settings: object) -> str:
@@ -38,4 +47,5 @@ def dataset(out: Path, source: Path, **settings: object) -> str:
 
     run = RunWriter.begin(Place(out / "run"), "ingest", {})
     ingest(str(source), str(out / "dataset"), IngestSettings.model_validate(settings), run)
+    run.flush()
     return str(out / "dataset")

@@ -2,9 +2,11 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cluster.jobs import Job
+from cluster.store import Store
 
 AT = 1_700_000_000.0
 _numbers = itertools.count(1)
@@ -19,3 +21,11 @@ def new_job(job_id: str | None = None, **chosen: Any) -> Job:
         created_at=AT + number, moved_at=AT + number,
     )  # fmt: skip
     return replace(job, **chosen)
+
+
+def put_job(home: Path, **chosen: Any) -> str:
+    """The id of a job that is in a service's store as if it had been asked for and moved on."""
+    store = Store.open(str(home / "store.sqlite"))
+    job, _ = store.add(new_job(**chosen))
+    store.close()
+    return job.id

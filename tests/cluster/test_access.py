@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from obstore.exceptions import BaseError
-from obstore.store import from_url
+from obstore.store import S3Store
 
 from cluster.access import Roots, Tokens, host_allowed
 from ingest.errors import RefusedError, UsageError
@@ -127,7 +127,7 @@ def test_what_is_admitted_in_a_bucket_lies_under_the_prefix_as_the_store_itself_
     uri = "/".join(["s3://bucket", *parts])
     if is_admitted(Roots([f"s3://bucket/{PREFIX}"]), uri):
         try:
-            prefix = from_url(uri, region="us-east-1").prefix
+            prefix = S3Store.from_url(uri, region="us-east-1").prefix
         except BaseError:
             return  # No such address can be opened.
         assert f"{prefix}/".startswith(f"{PREFIX}/"), prefix

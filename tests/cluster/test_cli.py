@@ -58,7 +58,7 @@ def all_help(capsys: Capture, *words: str) -> Iterator[tuple[str, dict[str, list
 
 def flags(lines: list[str]) -> dict[str, str]:
     """Each flag of a help text with what is said of it, without its type, choices and default."""
-    found = {}
+    found: dict[str, str] = {}
     for line in lines:
         head, _, words = re.sub(r" ?\[[^]]*\]", "", line.removeprefix("*").strip()).partition("  ")
         names = [word for word in head.split() if word.startswith("--")]

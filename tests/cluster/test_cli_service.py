@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,13 +54,18 @@ def test_a_second_service_on_one_home_is_refused_and_the_first_goes_on(served: S
     assert json.loads((served.home / "service.json").read_text()) == {"url": served.url, "pid": served.process.pid}
 
 
-def test_a_service_answers_as_soon_as_it_says_where_it_is_and_leaves_no_note_behind(
-    tmp_path: Path, no_ray: str
-) -> None:
+def test_a_service_answers_as_soon_as_it_says_where_it_is_and_ends_in_order(tmp_path: Path, no_ray: str) -> None:
     with serving(tmp_path, no_ray) as service:
-        assert service.get("/healthz").status == 200
+        job = service.submit()["id"]
+        connection = service.connect()
+        connection.request("GET", f"/v1/jobs/{job}/events")
+        stream = connection.getresponse()
+        assert stream.readline() == b"event: job\n"
         service.process.send_signal(signal.SIGTERM)
+        # A stream that is cut instead of ended raises IncompleteRead here.
+        assert stream.read().endswith(b"\n\n")
         assert service.process.wait(30) == 0
+        connection.close()
     assert not (tmp_path / "service.json").exists()
     assert "Traceback" not in (tmp_path / "serve.out").read_text()
 
@@ -80,7 +86,7 @@ def test_every_setting_is_a_flag_a_field_and_a_form_by_one_name_with_one_text(se
 
 
 def test_a_job_is_sent_shown_stopped_and_resumed_from_a_terminal(served: Served) -> None:
-    server = {"TENCH_SERVER": served.url}
+    server: dict[str, Any] = {"TENCH_SERVER": served.url}
     sent = tench("submit", "verify", "--dataset", "d", "--deep", "--priority", "-5", cwd=served.root, **server)
     job = sent.stdout.strip()
     assert f"`tench jobs watch {job}`" in sent.stderr
@@ -98,7 +104,7 @@ def test_a_job_is_sent_shown_stopped_and_resumed_from_a_terminal(served: Served)
 
 
 def test_with_json_a_sent_job_and_a_list_are_one_object_each(served: Served) -> None:
-    server = {"TENCH_SERVER": served.url}
+    server: dict[str, Any] = {"TENCH_SERVER": served.url}
     sent = json.loads(tench("submit", "verify", "--dataset", f"{served.root}/d", "--json", **server).stdout)
     listed = json.loads(tench("jobs", "list", "--state", "queued", "--json", **server).stdout)
     assert sent["id"] in [job["id"] for job in listed["jobs"]]

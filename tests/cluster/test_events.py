@@ -11,6 +11,7 @@ import pytest
 
 from ingest.progress import RunWriter
 from ingest.storage import Place
+from tests.cluster.rows import put_job
 from tests.cluster.served import Served
 
 
@@ -105,6 +106,7 @@ def test_a_stream_that_broke_goes_on_with_each_event_exactly_once(served: Served
         with following(served, job, seen[-1].id if seen else None) as stream:
             seen += take(stream, count)
     tell(run, "text 10")
+    served.eventually(f"/v1/jobs/{job}/events?after=1.11", lambda found: found["events"])
     with following(served, job, seen[-1].id) as stream:
         seen += take(stream, 4)
         tell(run, "text 11")
@@ -138,11 +140,9 @@ def test_a_new_connection_learns_the_job_as_it_is_even_if_nothing_happened(serve
 
 
 def test_the_same_events_as_json_after_a_mark(served: Served) -> None:
-    job = served.submit()["id"]
+    job = put_job(served.home)
     tell(begin(served, job), "one", "two")
     tell(begin(served, job), "three")
-
-    served.eventually(f"/v1/jobs/{job}/events?after=2.1", lambda found: found["events"])
 
     def after(mark: str) -> list[str]:
         found = served.get(f"/v1/jobs/{job}/events?after={mark}").json()["events"]

@@ -85,7 +85,7 @@ def test_no_sight_of_any_job_leads_to_a_move_that_is_not_in_the_table(job: Job, 
 def test_every_other_move_is_refused(state: str) -> None:
     for other in set(TABLE) - TABLE[state]:
         with pytest.raises(IllegalMove, match=f"{state} -> {other} is not a move"):
-            moved(job_in(state), Move(other, "because"), NOW)  # type: ignore[arg-type]
+            moved(job_in(state), Move(other, "because"), NOW)
 
 
 @given(jobs.filter(lambda j: j.state in AT_WORK), sights, moments)

@@ -16,7 +16,7 @@ capacities = st.builds(
     Capacity, cpus=st.integers(1, 64), gpus=st.integers(0, 8), memory=st.integers(0, 128).map(lambda g: g * GIB),
     node_cpus=st.integers(1, 16),
 )  # fmt: skip
-settings_of_kinds = st.one_of(
+settings_of_kinds: st.SearchStrategy[tuple[str, dict[str, Any]]] = st.one_of(
     st.tuples(st.just("ingest"), st.fixed_dictionaries({"num_actors": st.none() | st.integers(1, 100)})),
     st.tuples(st.just("verify"), st.just({})),
     st.tuples(

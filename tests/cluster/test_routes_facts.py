@@ -4,15 +4,13 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from cluster.store import Store
 from ingest.progress import RunWriter
 from ingest.storage import Place
-from tests.cluster.rows import new_job
+from tests.cluster.rows import put_job
 from tests.cluster.served import Answer, Served
 
 ROUTES = [
@@ -32,14 +30,6 @@ def picture(answer: Answer) -> Image.Image:
     assert opened.format == "PNG"
     opened.load()
     return opened
-
-
-def put_job(served: Served, **chosen: Any) -> str:
-    """A job that is there as if it had been run."""
-    store = Store.open(str(served.home / "store.sqlite"))
-    job, _ = store.add(new_job(**chosen))
-    store.close()
-    return job.id
 
 
 def test_every_setting_of_every_kind_has_a_role_words_and_its_bounds(served: Served) -> None:
@@ -98,7 +88,7 @@ def test_pictures_of_a_dataset_are_png_and_the_mean_is_the_stored_one(served: Se
     assert np.abs(np.asarray(mean.convert("RGB")) - stored).max() <= 0.5
     assert picture(served.get(f"/v1/datasets/{dataset_id}/contact.png")).width > 256
     assert picture(served.get(f"/v1/datasets/{dataset_id}/pca.png")).width >= 3
-    job = put_job(served, kind="ingest", state="succeeded", settings={"dataset": str(served_dataset)})
+    job = put_job(served.home, kind="ingest", state="succeeded", settings={"dataset": str(served_dataset)})
     assert picture(served.get(f"/v1/jobs/{job}/artifacts/mean.png")).tobytes() == mean.tobytes()
     assert picture(served.get(f"/v1/jobs/{job}/artifacts/sheet.png")).width > 256
 
@@ -121,7 +111,7 @@ def test_a_job_without_pictures_or_logs_says_so(served: Served) -> None:
 
 
 def test_the_log_of_a_started_job_is_rays_and_unknown_while_ray_is_out_of_reach(served: Served) -> None:
-    job = put_job(served, kind="verify", state="succeeded", attempt=1)
+    job = put_job(served.home, kind="verify", state="succeeded", attempt=1)
     answer = served.get(f"/v1/jobs/{job}/logs")
     assert (answer.status, answer.headers["Content-Type"]) == (503, "application/problem+json")
     assert "does not answer" in answer.json()["detail"]

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,18 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def at_once(number: int, work: Callable[[int], Any]) -> list[Any]:
-    """What each of some threads returned, or the exception that it raised; they start together."""
-    barrier, ended = threading.Barrier(number), [None] * number
+def at_once(works: list[Callable[[], Any]]) -> list[Any]:
+    """What each work returned, or the exception that it raised; all start together, in threads."""
+    barrier, ended = threading.Barrier(len(works)), [None] * len(works)
 
     def run(place: int) -> None:
         barrier.wait()
         try:
-            ended[place] = work(place)
+            ended[place] = works[place]()
         except Exception as error:  # noqa: BLE001 - the exception is what is looked at
             ended[place] = error  # type: ignore[call-overload]
 
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(number)]
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(works))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -65,7 +66,7 @@ def test_of_two_moves_from_one_sight_exactly_one_is_made(store: Store, tmp_path:
     for _ in range(15):
         job, _ = store.add(new_job())
         ways = [STARTS, Move("stopped", "It stops.")]
-        ended = at_once(2, lambda n, job=job, ways=ways: store.move(job, ways[n], "watcher"))
+        ended = at_once([partial(store.move, job, way, "watcher") for way in ways])
         assert sorted(type(e).__name__ for e in ended) == ["Job", "Superseded"]
         won = next(e for e in ended if isinstance(e, Job))
         assert store.job(job.id) == won
@@ -85,11 +86,12 @@ def test_a_move_does_not_overtake_a_wish_unseen(store: Store) -> None:
 
 def test_wishes_at_the_same_moment_are_not_lost(store: Store) -> None:
     job, _ = store.add(new_job(state="failed"))
-    ended = at_once(2, lambda n: store.wish(job, stop=n == 0, resume=n == 1))
+    ended = at_once([partial(store.wish, job, stop=True), partial(store.wish, job, resume=True)])
     assert sorted(type(e).__name__ for e in ended) == ["Job", "Superseded"]
     first = store.job(job.id)
     assert first is not None
     both = store.wish(first, stop=first.resume_requested, resume=first.stop_requested)
+    both = store.wish(both)
     assert (both.stop_requested, both.resume_requested) == (True, True)
     assert store.job(job.id) == both
 
@@ -137,7 +139,7 @@ def test_a_key_gives_the_job_as_it_is_now(store: Store) -> None:
 def test_requests_with_one_key_at_the_same_moment_make_one_job(store: Store, tmp_path: Path) -> None:
     for round_number in range(5):
         key = Key("ada", f"key-{round_number}", "body")
-        ended = at_once(8, lambda n, key=key: store.add(new_job(), key))
+        ended = at_once([partial(store.add, new_job(), key) for _ in range(8)])
         assert [made for _, made in ended].count(True) == 1
         assert len({job.id for job, _ in ended}) == 1
     path = tmp_path / "store.sqlite"

@@ -106,7 +106,8 @@ def test_no_flipped_bit_in_a_kit_changes_classes_or_labels(tiny_source: TinySour
     source = _with_kit(tmp_path, tiny_source, good)
     wanted = source.synsets(), list(source.entries("val"))
     refused = 0
-    for at in range(0, len(good), 5):
+    tail = len(good) - 150  # the ground truth lies here
+    for at in (*range(0, tail, 9), *range(tail, len(good))):
         (tmp_path / archives.DEVKIT).write_bytes(good[:at] + bytes([good[at] ^ 1 << at % 8]) + good[at + 1 :])
         source = detect(str(tmp_path))
         try:
