@@ -78,6 +78,6 @@ def _whole(place: Place, entry: Entry, data: bytes) -> bytes:
 
 def _changed(place: Place, entry: Entry, found: str) -> TenchError:
     return TenchError(
-        f"{place.name(entry.archive)}: {found}, for {entry.key}; the source changed after it was listed. Restore it, "
+        f"{place.name(entry.archive)}: {found}, for {entry.key}; the source changed while it was read. Restore it, "
         "then run the same command again"
     )
