@@ -12,9 +12,15 @@ TENCH = Path(sys.executable).parent / "tench"
 PAGES = ("README.md", "CONTRIBUTING.md")
 
 
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language, in order; "" are commands."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == language]
+
+
 def python_blocks(word: str) -> list[str]:
-    """The Python blocks of the README in which a word stands."""
-    return [block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if word in block]
+    """The Python blocks in which a word stands."""
+    return [block for block in blocks("python") if word in block]
 
 
 @pytest.fixture
@@ -38,7 +44,7 @@ def test_a_python_block_runs_as_it_stands(word: str, folder: Path) -> None:
 
 
 def test_every_flag_in_the_readme_is_a_flag_of_its_command() -> None:
-    shell = "\n".join(re.findall(r"```\n(.*?)```", README.read_text(), re.DOTALL))
+    shell = "\n".join(blocks(""))
     lines = [line.split("#")[0].split() for line in shell.splitlines() if line.startswith("tench ")]
     assert len(lines) >= 10
     helps: dict[str, str] = {}

@@ -1,13 +1,12 @@
 """The README's readers without Tench run as they stand there, in an environment that has no Tench."""
 
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.interop.test_interop import OTHERS
-from tests.test_readme import README
+from tests.test_readme import python_blocks
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
@@ -21,7 +20,7 @@ def test_a_reader_of_the_readme_runs_as_it_stands(
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "dataset").symlink_to(tiny_dataset)
     (tmp_path / "small" / "tfrecord").symlink_to(tiny_tfrecord_dataset)
-    (block,) = (b for b in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if word in b)
+    (block,) = python_blocks(word)
     ended = subprocess.run(
         [str(OTHERS), "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
