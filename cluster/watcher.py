@@ -59,7 +59,7 @@ class Watcher:
             move = next_move(job, sight, time.time())
             if move is not None:
                 self._make(job, move)
-            elif capacity is not None:
+            else:
                 self._care_for(job, sight)
 
     def interrupt(self, within_s: float) -> None:
@@ -159,7 +159,8 @@ class Watcher:
             self._submit(job)
         if job.state == "stopping":
             ask_to_stop(self.place(job), job.attempt)
-            if not sight.begun or time.time() - job.moved_at > STOP_GRACE_S:
+            overdue = not sight.begun or time.time() - job.moved_at > STOP_GRACE_S
+            if overdue and sight.ray != "unreachable":
                 self._force(job)
 
     def _submit(self, job: Job) -> None:

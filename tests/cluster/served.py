@@ -139,9 +139,9 @@ def serving(home: Path, ray: str, *flags: str, ray_token: str = "") -> Iterator[
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment without what would lead a service or its client elsewhere."""
+    """This process's environment without what would lead a service or its client elsewhere, and this very checkout."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("TENCH_", "RAY_"))}
-    return kept | changes
+    return kept | {"PYTHONPATH": str(Path(__file__).parents[2])} | changes
 
 
 def _url(note: Path) -> str:

@@ -84,7 +84,9 @@ for words in ([], ["train"], ["serve"], ["submit", "ingest"]):
     assert run([*words, "--help"]) == 0
 sys.exit(" ".join(m for m in {HEAVY!r} if m in sys.modules))
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False, env=environment()
+    )
     assert ended.stderr.strip() == ""
     assert ended.stdout.count("Usage: tench") == 4
 
@@ -209,7 +211,7 @@ def test_with_json_standard_output_is_one_object(
     words = line.format(folders=tiny_source.folders, dataset=tiny_dataset).split()
     ended = subprocess.run(
         [sys.executable, "-m", "cluster.cli", *words], capture_output=True, text=True, timeout=120, check=False,
-        env=environment(TENCH_HOME="home", PYTHONPATH=str(Path(__file__).parents[2])),
+        env=environment(TENCH_HOME="home"),
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)

@@ -15,7 +15,7 @@ from tests.cluster.served import Served, environment, serving
 
 def tench(*arguments: str, cwd: Path | None = None, **changes: str) -> "subprocess.CompletedProcess[str]":
     """A command line as a process of its own."""
-    changes = {"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "500", **changes}
+    changes = {"COLUMNS": "500", **changes}
     return subprocess.run(
         [sys.executable, "-m", "cluster.cli", *arguments], capture_output=True, text=True, timeout=60, check=False,
         env=environment(**changes), cwd=cwd,

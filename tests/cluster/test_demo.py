@@ -37,6 +37,11 @@ def _is_owned(folder: Path) -> bool:
         return False
 
 
+def heed_interrupts() -> None:
+    """As under a terminal: a shell that puts the tests into the background has Ctrl-C ignored by all it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass
 class Demo:
     """One run of `tench demo`, and what the machine looked like before it."""
@@ -51,7 +56,7 @@ class Demo:
         command = [sys.executable, "-m", "cluster.cli", "demo", str(self.out), *self.arguments]
         self.process = subprocess.Popen(
             command, env={**os.environ, MARK: self.mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True, text=True,
+            start_new_session=True, text=True, preexec_fn=heed_interrupts,
         )  # fmt: skip
 
     def interrupt_when(self, pattern: str) -> int:

@@ -15,14 +15,12 @@ import pytest
 
 from tests.cluster.served import environment
 
-ROOT = Path(__file__).parents[2]
-
 
 @contextmanager
 def entering(run: Path | str, attempt: str = "1") -> Iterator["subprocess.Popen[str]"]:
     """The command at work on a run folder; gone at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "cluster.entry"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        [sys.executable, "-m", "cluster.entry"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=environment(TENCH_RUN=str(run), TENCH_ATTEMPT=attempt),
     )  # fmt: skip
     try:

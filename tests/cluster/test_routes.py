@@ -175,6 +175,8 @@ def test_lists_are_newest_first_in_pages_and_by_state_and_kind(served: Served) -
     assert ids[:5] == made[::-1]
     assert len(ids) == len(set(ids))
     assert ids == [job["id"] for job in listed(served, "limit=1000")]
+    assert served.get(f"/v1/jobs?limit={len(ids)}").json()["next"] is None
+    assert served.get(f"/v1/jobs?limit={len(ids) - 1}").json()["next"] == ids[-2]
     assert {job["kind"] for job in listed(served, "limit=3&kind=train")} == {"train"}
     stopped = listed(served, "limit=3&state=stopped&kind=train")
     assert made[1] in [job["id"] for job in stopped]

@@ -9,7 +9,7 @@ import pytest
 
 from cluster import jobs as rules
 from cluster.jobs import Job
-from cluster.launcher import RayJobs, RayUnreachable
+from cluster.launcher import RayJobs
 from cluster.store import Store
 from cluster.watcher import Watcher
 from ingest.progress import RunWriter
@@ -179,6 +179,17 @@ def test_a_stop_reaches_the_driver_as_a_file_and_a_process_that_never_began_by_r
     assert world.states(begun) == ["queued", "starting", "running", "stopping", "stopped"]
 
 
+def test_a_stop_reaches_a_driver_while_ray_is_out_of_reach(world: World) -> None:
+    job = world.put(state="running", attempt=1)
+    run = world.begin(job)
+    world.api.broken = True
+    world.store.wish(world.job(job), stop=True)
+    assert world.tick(job, 2).state == "stopping"
+    assert run.stop_requested()
+    run.finish("stopped", 130, "Stopped.")
+    assert world.tick(job).state == "stopped"
+
+
 def test_a_child_starts_when_its_parent_has_succeeded_and_not_before(world: World) -> None:
     parent = world.put()
     child = world.put(after=parent, priority=100)
@@ -196,7 +207,7 @@ def test_jobs_share_what_living_nodes_have_in_their_turn(world: World) -> None:
 
     first, large, small = (world.put(kind="train", settings=training(n)) for n in (7, 6, 1))
     never = world.put(kind="train", settings=training(40))
-    world.tick(first)
+    world.tick(first, 2)
     assert [world.job(j).state for j in (first, large, small)] == ["starting", "queued", "queued"]
     assert "has 12" in str(world.job(never).error)
     world.begin(first).finish("succeeded", 0)
@@ -216,13 +227,3 @@ def test_an_end_of_the_service_asks_every_driver_to_stop_and_their_jobs_go_on_la
     world.api.say(f"tench-{job}-1", "FAILED")
     assert world.tick(job, 3).state == "starting"
     assert list(world.api.jobs) == [f"tench-{job}-1", f"tench-{job}-2"]
-
-
-def test_a_wrong_token_is_a_ray_out_of_reach(world: World) -> None:
-    stranger = RayJobs(world.api.url, "another token")
-    with pytest.raises(RayUnreachable, match="refuses the token"):
-        stranger.nodes()
-    assert stranger.demands_token()
-    world.api.demands_token = False
-    assert not stranger.demands_token()
-    stranger.close()

@@ -21,11 +21,19 @@ class Sample:
     payload: bytes
 
 
+def shards(folder: Path | str, split: str) -> list[Path]:
+    """The shards of a split in order, without the files that lie beside them."""
+    return sorted(p for p in Path(folder, split).iterdir() if p.suffix in (".arrow", ".tfrecord"))
+
+
+def samples_of(shard: Path) -> list[Sample]:
+    """The samples of a shard."""
+    return _arrow_samples(shard) if shard.suffix == ".arrow" else _tfrecord_samples(shard)
+
+
 def samples(folder: Path | str, split: str) -> list[Sample]:
     """The samples of a split in the order of its shards."""
-    read = {".arrow": _arrow_samples, ".tfrecord": _tfrecord_samples}
-    shards = sorted(p for p in Path(folder, split).iterdir() if p.suffix in read)
-    return [sample for shard in shards for sample in read[shard.suffix](shard)]
+    return [sample for shard in shards(folder, split) for sample in samples_of(shard)]
 
 
 def arrow_rows(path: Path) -> list[dict[str, Any]]:

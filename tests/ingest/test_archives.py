@@ -1,12 +1,14 @@
 """The official archives, read in place: the bytes and keys that Python's tarfile gives, or a refusal by name."""
 
+import gc
 import io
+import os
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from ingest.errors import RefusedError
+from ingest.errors import RefusedError, TenchError
 from ingest.sources import Source, detect, read_entries
 from tests.conftest import TinySource
 from tests.ingest import archives
@@ -134,5 +136,30 @@ def test_a_source_that_shrinks_while_it_is_read_is_an_error_and_not_a_short_pict
     source = _source(tmp_path, archives.train_tar(CLASSES))
     entries = list(source.entries("train"))
     (tmp_path / archives.TRAIN).write_bytes(archives.train_tar(CLASSES)[: entries[0].offset + 100])
-    with pytest.raises(Exception, match="the source changed while it was read"):
+    with pytest.raises(
+        TenchError, match=rf"100 bytes at .* where 700 were listed.*{KEYS[0]}.*changed while it was read"
+    ):
         list(read_entries(source.place, entries))
+
+
+def test_a_picture_that_is_gone_when_it_is_read_is_an_error_by_name(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "n1").mkdir(exist_ok=True)
+        (tmp_path / "n1" / name).write_bytes(b"x")
+    source = detect(str(tmp_path))
+    entries = list(source.entries("train"))
+    (tmp_path / "n1/b").unlink()
+    with pytest.raises(TenchError, match=r"n1/b: No such file.*changed while it was read"):
+        list(read_entries(source.place, entries))
+
+
+def test_no_file_stays_open_when_reading_ends_early(tiny_source: TinySource) -> None:
+    source = detect(str(tiny_source.official))
+    entries = list(source.entries("train"))
+    before = len(os.listdir("/proc/self/fd"))
+    reading = read_entries(source.place, entries)
+    next(reading)
+    assert len(os.listdir("/proc/self/fd")) > before
+    del reading
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,10 +1,12 @@
 """Shards as others read them: Arrow by pyarrow, TFRecord by `struct`; and an index that leads to every payload."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from ingest.formats import FORMATS, Record
 from tests.conftest import TinySource
 from tests.ingest.pictures import reference
-from tests.ingest.shards import arrow_rows, example, samples, tfrecords
+from tests.ingest.shards import arrow_rows, example, samples, samples_of, shards, tfrecords
 
 DATASETS = ["tiny_dataset", "tiny_raw_dataset", "tiny_tfrecord_dataset", "tiny_raw_tfrecord_dataset"]
 WNIDS = sorted(["n90000011", "n90000023", "n90000037", "n90000041", "n90000059",
@@ -26,12 +28,8 @@ def dataset(request: pytest.FixtureRequest) -> Path:
     return Path(request.getfixturevalue(request.param))
 
 
-def _shards(dataset: Path | str, suffix: str) -> list[Path]:
-    return sorted(path for split in ("train", "val") for path in Path(dataset, split).glob(f"*{suffix}"))
-
-
 def test_an_arrow_shard_is_one_uncompressed_batch_of_four_columns(tiny_dataset: str, tiny_raw_dataset: str) -> None:
-    for path in _shards(tiny_dataset, ".arrow") + _shards(tiny_raw_dataset, ".arrow"):
+    for path in _all_shards(tiny_dataset) + _all_shards(tiny_raw_dataset):
         with pa.memory_map(str(path)) as mapped:
             whole = mapped.read_buffer()
             file = pa.ipc.open_file(whole)
@@ -50,7 +48,7 @@ def test_a_tfrecord_shard_holds_examples_with_the_usual_features(
 ) -> None:
     for folder, kind in ((tiny_tfrecord_dataset, b"jpeg"), (tiny_raw_tfrecord_dataset, b"raw")):
         sizes = {row["key"]: (row["width"], row["height"]) for s in ("train", "val") for row in _index(folder, s)}
-        for path in _shards(folder, ".tfrecord"):
+        for path in _all_shards(folder):
             for _, message in tfrecords(path.read_bytes()):
                 row = example(message)
                 assert set(row) == {"image/class/label", "image/class/synset", "image/encoded", "image/filename",
@@ -61,19 +59,19 @@ def test_a_tfrecord_shard_holds_examples_with_the_usual_features(
 
 
 def test_the_idx_file_names_start_and_size_of_every_record(tiny_tfrecord_dataset: str) -> None:
-    for path in _shards(tiny_tfrecord_dataset, ".tfrecord"):
+    for path in _all_shards(tiny_tfrecord_dataset):
         wanted = [f"{start} {len(message) + 16}" for start, message in tfrecords(path.read_bytes())]
         assert path.with_suffix(".idx").read_text().splitlines() == wanted
 
 
 def test_the_index_leads_to_the_payload_of_every_sample(dataset: Path) -> None:
     for split in ("train", "val"):
-        shards = [p.read_bytes() for p in sorted((dataset / split).iterdir()) if p.suffix in (".arrow", ".tfrecord")]
+        data = [shard.read_bytes() for shard in shards(dataset, split)]
         rows = _index(dataset, split)
         found = samples(dataset, split)
         assert [(r["key"], r["label"]) for r in rows] == [(s.key, s.label) for s in found]
         for row, sample in zip(rows, found, strict=True):
-            payload = shards[row["shard"]][row["offset"] : row["offset"] + row["length"]]
+            payload = data[row["shard"]][row["offset"] : row["offset"] + row["length"]]
             assert payload == sample.payload
             assert google_crc32c.value(payload) == row["crc32c"]
 
@@ -104,8 +102,29 @@ def test_both_formats_hold_the_same_and_say_so(
     assert first["dataset_id"] != second["dataset_id"]
 
 
-def test_other_payloads_are_another_content(tiny_dataset: str, tiny_raw_dataset: str, manifest_of: Any) -> None:
-    assert manifest_of(tiny_dataset)["content_id"] != manifest_of(tiny_raw_dataset)["content_id"]
+def test_the_content_id_is_that_of_keys_labels_and_payloads(dataset: Path, manifest_of: Any) -> None:
+    hashes: dict[str, list[str]] = {"train": [], "val": []}
+    for split, of_split in hashes.items():
+        for shard in shards(dataset, split):
+            rows = [f"{s.key}\t{s.label}\t{len(s.payload)}\n".encode() + s.payload for s in samples_of(shard)]
+            of_split.append(hashlib.sha256(b"".join(rows)).hexdigest())
+    assert manifest_of(dataset)["content_id"] == _json_sha256(hashes)
+
+
+def test_the_dataset_id_is_that_of_what_determines_the_bytes(dataset: Path, manifest_of: Any) -> None:
+    manifest, plan = manifest_of(dataset), json.loads((dataset / "plan.json").read_text())
+    with np.load(dataset / "statistics/sums.npz", allow_pickle=False) as sums:
+        numbers = [np.array(sums[name], "<u8").tobytes() for name in ("count", "pixels", "moments")]
+    facts = {name: plan[name] for name in ("format_version", "settings", "classes", "pixel_fingerprint", "plan_hash")}
+    facts["sums"] = hashlib.sha256(b"".join(numbers)).hexdigest()
+    facts["quarantine"] = []
+    facts["shards"] = {
+        split: [[f"{split}/{p.name}", hashlib.sha256(p.read_bytes()).hexdigest(), len(samples_of(p))]
+                for p in shards(dataset, split)]
+        for split in ("train", "val")
+    }  # fmt: skip
+    assert manifest["dataset_id"] == _json_sha256(facts)
+    assert facts["settings"]["seed"] == 0
 
 
 RECORDS = st.builds(
@@ -130,6 +149,15 @@ def test_any_records_come_back_as_they_went_in(records: list[Record], name: str,
         assert [f["image/class/label"] for f in found] == [r.label for r in records]
         assert [f["image/filename"].decode() for f in found] == [r.key for r in records]
         assert [(f["image/width"], f["image/height"]) for f in found] == [(r.width, r.height) for r in records]
+
+
+def _all_shards(dataset: Path | str) -> list[Path]:
+    return [*shards(dataset, "train"), *shards(dataset, "val")]
+
+
+def _json_sha256(value: Any) -> str:
+    """Over JSON with sorted keys and without spaces."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _index(dataset: Path | str, split: str) -> list[dict[str, Any]]:

@@ -92,6 +92,17 @@ def test_sums_are_exact_however_they_are_split_and_stored(stack: npt.NDArray[np.
     np.testing.assert_allclose(rgb_pca(parts[1]).covariance, np.cov(flat.T, bias=True), atol=1e-9)
 
 
+@pytest.mark.parametrize("side", [8, 16, 23])
+@pytest.mark.parametrize("value", [254, 255])
+def test_sums_of_many_bright_pictures_are_exact(side: int, value: int) -> None:
+    sums = PixelSums(side)
+    for count in range(1, 800):
+        sums.add(np.full((side, side, 3), value, np.uint8))
+        if count in (1, 256, 257, 258, 514, 515, 799):
+            assert (sums.count, set(sums.pixels.ravel().tolist())) == (count, {value * count})
+            assert set(sums.moments.ravel().tolist()) == {value * value * side * side * count}
+
+
 def test_sums_of_tens_of_millions_of_pictures_are_exact() -> None:
     sums = PixelSums(256)
     sums.add(np.full((256, 256, 3), 255, np.uint8))
