@@ -88,7 +88,10 @@ def test_a_run_outlives_the_death_of_a_worker(tiny_dataset: str, unbroken: Left,
     assert [event["step"] >= 1 for event in left.events("resumed")] == [True]
     assert left.progress()["done"] == 120
     found, plain = (run.tensors(f"{STEPS[3]}.0001")["velocity"] for run in (left, unbroken))
-    assert all((found[name] - plain[name]).norm() < 1e-2 * plain[name].norm() for name in plain)
+    apart = {name: float((found[name] - plain[name]).norm() / plain[name].norm()) for name in plain}
+    # Two workers add in another order than one process, and where two values are equal but for rounding, ReLU and pool
+    # choose otherwise: measured 0.013. A step that is lost or done twice makes it 1.
+    assert max(apart.values()) < 0.05, apart
     assert facts["loss"] == pytest.approx(unbroken.events("evaluated")[-1]["loss"], rel=1e-3)
 
 
