@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ def plan_only(source: str, dataset: str, settings: IngestSettings) -> dict[str, 
 def allowed_bad(max_bad: str, num_entries: int) -> int:
     """Pictures that may be bad: a count, or a share of all (rounded down)."""
     if max_bad.endswith("%"):
-        return math.floor(num_entries * float(max_bad[:-1]) / 100)
+        return math.floor(num_entries * Fraction(max_bad[:-1]) / 100)
     return int(max_bad)
 
 
