@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,17 +17,18 @@ from starlette.exceptions import HTTPException
 from cluster import artifacts, events
 from cluster.access import Roots
 from cluster.datasets import Library
-from cluster.jobs import ADMITTED, STATES, Job
-from cluster.launcher import RayJobs, RayUnreachable
+from cluster.jobs import ADMITTED, STATES, Job, State
+from cluster.launcher import Nodes, RayJobs, RayUnreachable
 from cluster.ledger import Capacity
 from cluster.problems import Problem, problem_response
 from cluster.requests import checked_settings, dry_run, key_of, new_job
-from cluster.settings import KINDS, JobRequest
+from cluster.settings import KINDS, JobRequest, Kind
 from cluster.store import KeyTaken, Store, Superseded
 from cluster.watcher import RAY_NOTE
 from cluster.words import problem_words
 from ingest.errors import TenchError
 from ingest.look import describe
+from ingest.progress import Progress, RunReader
 from ingest.storage import Place
 
 DASHBOARD = Path(__file__).with_name("dashboard")
@@ -36,8 +38,6 @@ MAX_STREAMS = 500
 UNCHANGING = "max-age=60"
 
 JobId = str
-State = Literal["queued", "starting", "running", "stopping", "lost", "succeeded", "failed", "stopped"]
-Kind = Literal["ingest", "verify", "train", "evaluate"]
 
 
 @dataclass
@@ -67,14 +67,19 @@ class Service:
             raise Problem(404, f"There is no job {job_id!r}; GET /v1/jobs lists them.")
         return found
 
-    def view(self, job: Job, reachable: bool) -> dict[str, Any]:
-        """A job as it is answered: its row, the latest progress, and whether Ray is out of reach while it runs."""
-        values = asdict(job)
-        progress = self.followers.of(job.id).look().progress
-        values["progress"] = progress.model_dump() if progress is not None else None
-        values["unknown"] = job.state in ADMITTED and not reachable
-        values["has_ended"] = job.has_ended and not job.resume_requested
-        return values
+    def views(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """Jobs as they are answered."""
+        reachable = self.ray_note()["reachable"]
+        return [_view(job, RunReader(self.runs.inside(job.id)).progress(), reachable) for job in jobs]
+
+    def view(self, job: Job) -> dict[str, Any]:
+        """One job as it is answered."""
+        return self.views([job])[0]
+
+    def followed_view(self, job_id: JobId, follower: events.Follower) -> dict[str, Any] | None:
+        """A job as its stream tells it, with the progress that its listeners share; None if it is gone."""
+        job = self.store.job(job_id)
+        return None if job is None else _view(job, follower.look().progress, self.ray_note()["reachable"])
 
 
 def make_app(service: Service) -> FastAPI:
@@ -86,6 +91,7 @@ def make_app(service: Service) -> FastAPI:
     app.state.service = service
     _add_errors(app)
     _add_jobs(app, service)
+    _add_wishes(app, service)
     _add_runs(app, service)
     _add_datasets(app, service)
     _add_cluster(app, service)
@@ -103,16 +109,15 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
     ) -> Any:
         """Ask for a job. With `?dry_run=true`: what it would do, and nothing is started."""
         settings = checked_settings(body, service.store, service.roots)
-        note = service.ray_note()
         if dry:
-            return JSONResponse(dry_run(body, settings, _capacity(note)))
+            return JSONResponse(dry_run(body, settings, _capacity(service.ray_note())))
         caller = request.scope["state"]["caller"]
         key = key_of(idempotency_key, body, caller)
         try:
             job, made = service.store.add(new_job(body, settings, caller), key)
         except KeyTaken:
             raise Problem(422, "This Idempotency-Key came with another body before; take a new one.") from None
-        return JSONResponse(service.view(job, note["reachable"]), 201 if made else 200)
+        return JSONResponse(service.view(job), 201 if made else 200)
 
     @app.get("/v1/jobs")
     def list_jobs(
@@ -125,15 +130,21 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
         if cursor is not None:
             service.job(cursor)
         found = service.store.jobs(limit + 1, cursor, state, kind)
-        reachable = service.ray_note()["reachable"]
-        page = [service.view(job, reachable) for job in found[:limit]]
+        page = service.views(found[:limit])
         return {"jobs": page, "next": page[-1]["id"] if len(found) > limit else None}
 
     @app.get("/v1/jobs/{job_id}")
     def show(job_id: JobId) -> dict[str, Any]:
         """One job."""
-        return service.view(service.job(job_id), service.ray_note()["reachable"])
+        return service.view(service.job(job_id))
 
+    @app.get("/v1/kinds")
+    def kinds() -> dict[str, Any]:
+        """The settings of each kind of job, as JSON schema: from it come the page's forms."""
+        return {kind: model.model_json_schema() for kind, model in KINDS.items()}
+
+
+def _add_wishes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/jobs/{job_id}/stop")
     def stop(job_id: JobId) -> dict[str, Any]:
         """Ask a job to stop at its next safe point; what it has finished is kept."""
@@ -151,12 +162,7 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
         body = JobRequest(kind=job.kind, settings=job.settings, priority=job.priority, name=job.name)
         settings = checked_settings(body, service.store, service.roots)
         made, _ = service.store.add(new_job(body, settings, request.scope["state"]["caller"]))
-        return service.view(made, service.ray_note()["reachable"])
-
-    @app.get("/v1/kinds")
-    def kinds() -> dict[str, Any]:
-        """The settings of each kind of job, as JSON schema: from it come the page's forms."""
-        return {kind: model.model_json_schema() for kind, model in KINDS.items()}
+        return service.view(made)
 
 
 def _add_runs(app: FastAPI, service: Service) -> None:
@@ -200,7 +206,7 @@ def _add_runs(app: FastAPI, service: Service) -> None:
     @app.get("/v1/jobs/{job_id}/artifacts/{name}")
     def artifact(job_id: JobId, name: str) -> Response:
         """Pictures of a job: kernels.png and curves.png of a training, mean.png and sheet.png of an ingest."""
-        return _picture(artifacts.of_job(service.job(job_id), Place(f"{service.runs.uri}/{job_id}"), name), "no-cache")
+        return _picture(artifacts.of_job(service.job(job_id), service.runs.inside(job_id), name), "no-cache")
 
 
 def _add_datasets(app: FastAPI, service: Service) -> None:
@@ -288,6 +294,15 @@ def _add_errors(app: FastAPI) -> None:
         return problem_response(422 if error.exit_code in (2, 3) else 500, error.message)
 
 
+def _view(job: Job, progress: Progress | None, reachable: bool) -> dict[str, Any]:
+    """The row, the latest progress, and whether Ray is out of reach while the job runs."""
+    values = asdict(job)
+    values["progress"] = progress.model_dump() if progress is not None else None
+    values["unknown"] = job.state in ADMITTED and not reachable
+    values["has_ended"] = job.has_ended and not job.resume_requested
+    return values
+
+
 def _misfit(problem: dict[str, Any]) -> tuple[str, str]:
     """(field, sentence): what does not fit in a body, a query or a header."""
     where, *path = problem["loc"]
@@ -309,20 +324,17 @@ def _wish(service: Service, job_id: str, what: Literal["stop", "resume"]) -> dic
             raise Problem(409, f"Job {job_id} is {job.state}; only a failed or stopped job can be resumed.")
         try:
             after = service.store.wish(job, stop=what == "stop", resume=what == "resume")
-            return service.view(after, service.ray_note()["reachable"])
+            return service.view(after)
         except Superseded:
             time.sleep(0.01)
     raise Problem(503, f"Job {job_id} changes too fast; ask again.")
 
 
 async def _counted(service: Service, job_id: str, follower: events.Follower, mark: events.Mark) -> AsyncIterator[bytes]:
-    def look() -> dict[str, Any] | None:
-        job = service.store.job(job_id)
-        return None if job is None else service.view(job, service.ray_note()["reachable"])
-
     service.streams += 1
+    look_at_job = partial(service.followed_view, job_id, follower)
     try:
-        async for message in events.stream(look, follower, mark, service.stopping.is_set):
+        async for message in events.stream(look_at_job, follower, mark, service.stopping.is_set):
             yield message
     finally:
         service.streams -= 1
@@ -338,8 +350,6 @@ def _mark(text: str | None) -> events.Mark:
 
 
 def _capacity(note: dict[str, Any]) -> Capacity | None:
-    from cluster.launcher import Nodes
-
     return Nodes(tuple(note["nodes"])).capacity if note["reachable"] else None
 
 

@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import BaseModel, ValidationError
 
 from cluster import cli_jobs
+from cluster.cli_jobs import Flat, Json
 from cluster.settings import EvaluateRequest, IngestRequest, TrainRequest, VerifyRequest
 from cluster.words import misfit_words
 from ingest.errors import RefusedError, TenchError, UsageError
@@ -25,9 +26,7 @@ from trainer.settings import EvaluateSettings, TrainSettings
 if TYPE_CHECKING:
     from cluster.commands import Outcome
 
-Flat = Parameter(name="*", negative="")
 Switch = Parameter(negative="")
-Json = Annotated[bool, Switch]
 
 app = App(
     name="tench",
@@ -49,8 +48,6 @@ def sample(out: str, *, settings: Annotated[SampleSettings, Flat] = SampleSettin
     ----------
     out
         New folder; gets official/ (archives as published) and folders/ (class folders).
-    json
-        Print one JSON object on standard output.
     """
     from cluster.display import step_bar
     from ingest.sample_source import write_sample
@@ -82,8 +79,6 @@ def ingest(
         Folder of the new dataset.
     dry_run
         Only show what would be done: layout, counts, shards, bytes, hours.
-    json
-        Print one JSON object on standard output.
     """
     if dry_run:
         from ingest.run import plan_only
@@ -105,8 +100,6 @@ def inspect(dataset: str, *, html: str | None = None, png: str | None = None, js
         Write a page with contact sheets, mean image and principal colours to this file.
     png
         Write a contact sheet to this file.
-    json
-        Print one JSON object on standard output.
     """
     from ingest.look import describe, summary_lines, write_html, write_png
 
@@ -132,8 +125,6 @@ def verify(dataset: str, *, settings: Annotated[VerifySettings, Flat] = VerifySe
     ----------
     dataset
         Folder of the dataset.
-    json
-        Print one JSON object on standard output.
     """
     return _run("verify", VerifyRequest(dataset=dataset, **settings.model_dump()), _home_run("verify"), json)
 
@@ -160,8 +151,6 @@ def train(
         Go on from the newest checkpoint of an existing run.
     dry_run
         Only show what would be done: every switch, steps, parameters.
-    json
-        Print one JSON object on standard output.
     """
     if dry_run:
         from trainer.launch import plan_only
@@ -187,8 +176,6 @@ def evaluate(
         Folder of a dataset with the same classes.
     run
         Folder of the training run.
-    json
-        Print one JSON object on standard output.
     """
     from ingest.progress import new_run_id
 
@@ -225,8 +212,6 @@ def demo(out: str = "demo", *, shuffle_labels: Annotated[bool, Switch] = False, 
         Folder for everything that it makes; an earlier demo's is made anew.
     shuffle_labels
         Give every picture a label at random: nothing can be learnt, and errors stay at chance.
-    json
-        Print one JSON object on standard output.
     """
     from cluster.demo import run_demo
 

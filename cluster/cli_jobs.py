@@ -3,21 +3,14 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from cluster.jobs import State
-from cluster.settings import (
-    PLACES,
-    EvaluateRequest,
-    IngestRequest,
-    JobRequest,
-    ServeSettings,
-    TrainRequest,
-    VerifyRequest,
-)
+from cluster.settings import KINDS, PLACES, JobRequest, ServeSettings
 from ingest.settings import Settings
 from ingest.storage import Place
 
@@ -57,36 +50,19 @@ def serve(*, settings: Annotated[ServeSettings, Flat] = SERVE_DEFAULTS) -> int:
     return serve_until_stopped(settings)
 
 
-@submit.command(name="ingest")
-def submit_ingest(
-    *, settings: Annotated[IngestRequest, Flat], after: After = None, priority: Priority = 0, json: Json = False
-) -> int:
-    """Convert a source into a dataset."""
-    return _submit("ingest", settings, after, priority, json)
+def _submit_command(kind: str, model: type[Settings]) -> Callable[..., int]:
+    """`tench submit KIND`: its flags and its help are those of the kind's model."""
+
+    def command(*, settings: Settings, after: After = None, priority: Priority = 0, json: Json = False) -> int:
+        return _submit(kind, settings, after, priority, json)
+
+    command.__annotations__["settings"] = Annotated[model, Flat]
+    command.__doc__ = model.__doc__
+    return command
 
 
-@submit.command(name="verify")
-def submit_verify(
-    *, settings: Annotated[VerifyRequest, Flat], after: After = None, priority: Priority = 0, json: Json = False
-) -> int:
-    """Prove that a dataset is complete and undamaged."""
-    return _submit("verify", settings, after, priority, json)
-
-
-@submit.command(name="train")
-def submit_train(
-    *, settings: Annotated[TrainRequest, Flat], after: After = None, priority: Priority = 0, json: Json = False
-) -> int:
-    """Train AlexNet on a dataset."""
-    return _submit("train", settings, after, priority, json)
-
-
-@submit.command(name="evaluate")
-def submit_evaluate(
-    *, settings: Annotated[EvaluateRequest, Flat], after: After = None, priority: Priority = 0, json: Json = False
-) -> int:
-    """Measure the error of a trained network."""
-    return _submit("evaluate", settings, after, priority, json)
+for _kind, _settings_model in KINDS.items():
+    submit.command(_submit_command(_kind, _settings_model), name=_kind)
 
 
 @jobs.command(name="list")

@@ -126,9 +126,10 @@ def wait_for(client: Client, job_id: str) -> Job:
     run = RemoteRun(client, job_id)
     with Display(run) as display:
         while True:
+            # Once more after its end: what it said last may come a moment later than its state.
+            has_ended = run.job["has_ended"]
             display.look()
-            if run.job["has_ended"]:
-                display.look()
+            if has_ended:
                 return run.job
             time.sleep(POLL_S)
 

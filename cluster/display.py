@@ -24,11 +24,8 @@ MAX_QUARANTINE_LINES = 20
 
 
 @contextmanager
-def shown(place: Place, quiet: bool = False) -> Iterator[None]:
+def shown(place: Place) -> Iterator[None]:
     """Show the run of a folder while the body works."""
-    if quiet:
-        yield
-        return
     display = Display(RunReader(place))
     stop = threading.Event()
     thread = threading.Thread(target=_follow, args=(display, stop), name="display", daemon=True)

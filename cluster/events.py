@@ -81,7 +81,7 @@ class Followers:
     def of(self, run: str) -> Follower:
         """The follower of a run id."""
         with self._lock:
-            found = self._kept.pop(run, None) or Follower(Place(f"{self._runs.uri}/{run}"))
+            found = self._kept.pop(run, None) or Follower(self._runs.inside(run))
             self._kept[run] = found
             while len(self._kept) > KEPT_FOLLOWERS:
                 self._kept.popitem(last=False)

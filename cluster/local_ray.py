@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.ray_session import LOOPBACK_ENVIRONMENT, OBJECT_STORE_BYTES, private_folder
+from cluster.ray_session import LOOPBACK_ENVIRONMENT, OBJECT_STORE_BYTES, command_line, end_all, private_folder
 from ingest.errors import TenchError
 
 START_WITHIN_S, END_WITHIN_S = 90.0, 5.0
@@ -44,7 +44,7 @@ class LocalRay:
         """Whether the process with this pid is still the head that was started."""
         try:
             process = psutil.Process(self.pid)
-            return process.status() != psutil.STATUS_ZOMBIE and self.folder in " ".join(process.cmdline())
+            return process.status() != psutil.STATUS_ZOMBIE and self.folder in command_line(process)
         except psutil.Error:
             return False
 
@@ -53,10 +53,8 @@ class LocalRay:
         ours = _processes_of(self.folder)
         if self.alive():
             os.kill(self.pid, signal.SIGTERM)
-        _, alive = psutil.wait_procs(ours, timeout=END_WITHIN_S if self.alive() else 2)
-        for process in {*alive, *_processes_of(self.folder)}:
-            process.kill()
-        psutil.wait_procs(alive, timeout=5)
+        end_all(ours, END_WITHIN_S if self.alive() else 2)
+        end_all(_processes_of(self.folder), 0)  # started meanwhile
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -143,7 +141,7 @@ def _processes_of(folder: str) -> list[psutil.Process]:
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
-            if folder in " ".join(process.cmdline()):
+            if folder in command_line(process):
                 for one in (process, *process.children(recursive=True)):
                     found[one.pid] = one
         except psutil.Error:

@@ -5,14 +5,17 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 FOLDER_PREFIX = "tench-ray-"
 OBJECT_STORE_BYTES = 256 * 2**20
-END_WITHIN_S = 10.0
+END_WITHIN_S, KILLED_WITHIN_S = 10.0, 10.0
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
 LOOPBACK_ENVIRONMENT = {
     # Despite its name, the switch that keeps every socket of Ray on 127.0.0.1.
@@ -42,8 +45,6 @@ def private_folder() -> Path:
 
 def sweep_folders() -> None:
     """Remove the folders of processes that were killed before they could."""
-    import psutil
-
     for folder in Path("/tmp").glob(f"{FOLDER_PREFIX}*"):
         try:
             owner = int((folder / "owner").read_text())
@@ -51,6 +52,23 @@ def sweep_folders() -> None:
             continue
         if not psutil.pid_exists(owner):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def command_line(process: psutil.Process) -> str:
+    """What a process was started as; empty if it is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def end_all(processes: Iterable[psutil.Process], within_s: float) -> None:
+    """Wait for processes that are about to end; kill those that do not."""
+    _, alive = psutil.wait_procs(processes, timeout=within_s)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=KILLED_WITHIN_S)
 
 
 @contextmanager
@@ -88,33 +106,18 @@ def join_ray() -> Iterator[None]:
 
 def _end(folder: Path) -> None:
     """Shut Ray down and wait for its processes; a Ctrl-C must not cut this short."""
-    import psutil
     import ray
 
     with _ignored_interrupts():
         children = psutil.Process().children(recursive=True)
-        ours = [p for p in children if _belongs(p, folder)]
+        ours = [p for p in children if str(folder) in (words := command_line(p)) or "ray::" in words]
         ray.shutdown()
-        _, alive = psutil.wait_procs(ours, timeout=END_WITHIN_S)
-        for process in alive:
-            process.kill()
-        psutil.wait_procs(alive, timeout=END_WITHIN_S)
+        end_all(ours, END_WITHIN_S)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _belongs(process: Any, folder: Path) -> bool:
-    import psutil
-
-    try:
-        return str(folder) in " ".join(process.cmdline()) or "ray::" in " ".join(process.cmdline())
-    except psutil.Error:
-        return False
 
 
 @contextmanager
 def _ignored_interrupts() -> Iterator[None]:
-    import threading
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -8,16 +8,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.access import Roots
+from cluster.commands import part_of
 from cluster.jobs import Job
 from cluster.ledger import Capacity, needs_of, never_fits
 from cluster.problems import Problem
-from cluster.settings import KINDS, PLACES, EvaluateRequest, JobRequest, TrainRequest
+from cluster.settings import KINDS, PLACES, EvaluateRequest, IngestRequest, JobRequest, TrainRequest
 from cluster.store import Key, Store
 from cluster.words import misfit_words
 from ingest.errors import TenchError
+from ingest.manifest import read_manifest
 from ingest.progress import new_run_id
-from ingest.settings import Settings
+from ingest.settings import IngestSettings, Settings
 from ingest.storage import REMOTE_SCHEMES, Place
+from trainer.settings import TrainSettings
 
 UNPROCESSABLE = 422
 MAX_KEY_LENGTH = 200
@@ -78,11 +81,6 @@ def dry_run(request: JobRequest, settings: Settings, capacity: Capacity | None) 
 
 
 def _forecast(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
-    from cluster.commands import part_of
-    from cluster.settings import IngestRequest
-    from ingest.settings import IngestSettings
-    from trainer.settings import TrainSettings
-
     if isinstance(settings, IngestRequest):
         from ingest.run import plan_only
 
@@ -91,8 +89,6 @@ def _forecast(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
         from trainer.launch import plan_only as plan_training
 
         return plan_training(settings.dataset, part_of(settings, TrainSettings))
-    from ingest.manifest import read_manifest
-
     manifest = read_manifest(Place(values["dataset"]))
     return {
         "num_files": len(manifest.files) + len(manifest.derived),

@@ -1,6 +1,6 @@
 """What a person may ask the service for: one model a kind of job, made from the floors' own settings."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -45,6 +45,7 @@ class EvaluateRequest(EvaluateSettings):
     """Id of the training job whose newest checkpoint is evaluated."""
 
 
+Kind = Literal["ingest", "verify", "train", "evaluate"]
 KINDS: dict[str, type[Settings]] = {
     "ingest": IngestRequest,
     "verify": VerifyRequest,

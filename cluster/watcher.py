@@ -53,9 +53,15 @@ class Watcher:
         """Look at every open job once, and make the moves that follow."""
         capacity = self._look_at_ray()
         jobs = self._store.open_jobs()
-        admission = self._admission(jobs, capacity)
+        parents = {job.id: self._parent(job) for job in jobs if job.state == "queued"}
+        admission = self._admission(jobs, parents, capacity)
         for job in jobs:
-            sight = self._sight(job, admission, capacity is not None)
+            if job.state == "queued":
+                sight = Sight(
+                    parent=parents[job.id], grant=admission.granted.get(job.id), never=admission.never.get(job.id)
+                )
+            else:
+                sight = self._sight(job, capacity is not None)
             move = next_move(job, sight, time.time())
             if move is not None:
                 self._make(job, move)
@@ -74,7 +80,7 @@ class Watcher:
 
     def place(self, job: Job) -> Place:
         """The job's run folder."""
-        return Place(f"{self._runs.uri}/{job.id}")
+        return self._runs.inside(job.id)
 
     def _guarded_tick(self) -> None:
         try:
@@ -95,22 +101,18 @@ class Watcher:
             self._store.write_note(RAY_NOTE, note)
         return capacity
 
-    def _admission(self, jobs: list[Job], capacity: Capacity | None) -> Admission:
+    def _admission(self, jobs: list[Job], parents: Mapping[str, Any], capacity: Capacity | None) -> Admission:
         if capacity is None or not capacity.cpus:
             return Admission({}, {})
         waiting = [
             Applicant(j.id, j.kind, j.settings, j.priority, j.created_at)
             for j in jobs
-            if j.state == "queued" and not j.stop_requested and self._parent(j) in (None, "succeeded")
+            if j.state == "queued" and not j.stop_requested and parents[j.id] in (None, "succeeded")
         ]
         return admit(waiting, [j.grant for j in jobs if j.state in ADMITTED], capacity)
 
-    def _sight(self, job: Job, admission: Admission, reachable: bool) -> Sight:
-        if job.state == "queued":
-            parent = self._parent(job)
-            return Sight(
-                parent=parent, grant=admission.granted.get(job.id), never=admission.never.get(job.id)
-            )  # fmt: skip
+    def _sight(self, job: Job, reachable: bool) -> Sight:
+        """What can be seen of a job that was started."""
         if job.has_ended:
             return Sight()
         reader, now = RunReader(self.place(job)), time.monotonic()
@@ -120,10 +122,9 @@ class Watcher:
             gone_s = now - self._gone_since.setdefault(job.submission_id, now)
         else:
             self._gone_since.pop(job.submission_id, None)
-        return Sight(
-            ray=ray, gone_s=gone_s, last_words=self._last_words(job) if ray == "ended" else "",
-            begun=reader.has_begun(job.attempt), result=reader.result(job.attempt),
-        )  # fmt: skip
+        result = reader.result(job.attempt)
+        last_words = self._last_words(job) if ray == "ended" and result is None else ""
+        return Sight(ray, gone_s, last_words, begun=reader.has_begun(job.attempt), result=result)
 
     def _ray_state(self, job: Job) -> RayState:
         try:

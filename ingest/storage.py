@@ -63,6 +63,10 @@ class Place:
             raise RefusedError(f"{self.uri}: this step needs a folder on this machine, not a remote place")
         return Path(self.uri, path) if path else Path(self.uri)
 
+    def inside(self, folder: str) -> "Place":
+        """A folder of this place, as a place."""
+        return Place(f"{self.uri}/{folder}")
+
     def name(self, path: str) -> str:
         """The full name of a file, for messages."""
         return f"{self.uri}/{path}" if path else self.uri

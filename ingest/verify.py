@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 
@@ -127,22 +126,27 @@ def _table(data: bytes) -> pa.Table:
 
 def _payloads(split: Split, broken: set[str]) -> Iterator[Damage]:
     """Every payload has the checksum of its index row, and the rows of a shard are those that were written."""
-
-    def payload(row: int) -> bytes:
-        start, length = int(split.offset[row]), int(split.length[row])
-        return split.map_shard(int(split.shard[row]))[start : start + length].tobytes()
-
-    for number, shard in enumerate(split.shards):
+    by_shard = np.argsort(split.shard, kind="stable")
+    ends = np.searchsorted(split.shard[by_shard], np.arange(len(split.shards)), side="right")
+    for shard, rows in zip(split.shards, np.split(by_shard, ends), strict=False):
         if shard.path in broken:
             continue
-        rows = np.flatnonzero(split.shard == number).tolist()
-        bad = [row for row in rows if int(google_crc32c.value(payload(row))) != int(split.crc32c[row])]
+        bad: list[int] = []
+        found = content_sha256(_samples(split, rows.tolist(), bad))
         for row in bad:
             problem = f"payload of {split.key(row)} at {split.offset[row]} has another checksum"
             yield {"path": shard.path, "problem": problem}
-        samples = ((split.key(row), int(split.label[row]), payload(row)) for row in rows)
-        if not bad and content_sha256(samples) != shard.content_sha256:
+        if not bad and found != shard.content_sha256:
             yield {"path": split.facts.index, "problem": f"leads to other samples of {shard.path} than were written"}
+
+
+def _samples(split: Split, rows: list[int], bad: list[int]) -> Iterator[tuple[str, int, bytes]]:
+    """(key, label, payload) of the rows whose payload has its checksum; the other rows go to `bad`."""
+    for row in rows:
+        try:
+            yield split.key(row), int(split.label[row]), split.payload(row)
+        except DamageError:
+            bad.append(row)
 
 
 def _statistics(dataset: Dataset) -> Iterator[Damage]:

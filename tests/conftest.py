@@ -7,9 +7,6 @@ not have at all. The summary counts executed and skipped tests with their reason
 import collections
 import json
 import os
-import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,32 +44,10 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for the whole session: loopback only, token, a temp folder that goes with it."""
-    folder = Path(tempfile.mkdtemp(prefix="tr", dir="/tmp"))
-    token = folder / "token"
-    token.write_text(secrets.token_hex(32))
-    token.chmod(0o600)
-    settings = {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    import ray
+    from cluster.ray_session import own_ray
 
-    ray.init(
-        address="local", num_cpus=RAY_CPUS, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-        configure_logging=False, object_store_memory=100 * 2**20, _temp_dir=str(folder / "ray"),
-    )  # fmt: skip
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
-    for name, value in before.items():
-        os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
+    with own_ray(RAY_CPUS):
+        yield
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,7 @@ def prepare(
     loading = recipe.loader.model_copy(update={"threads": context.threads})
     loader = Loader(dataset, loading, rank=context.rank, world_size=context.world_size, device=context.device)
     rule, gradients = Rule(network, recipe.rule), FlatGradients(network, EXTRAS)
-    return Training(
-        context, dataset, recipe, settings, network, rule, gradients, loader, run, Reporter(run)
-    )  # fmt: skip
+    return Training(context, dataset, recipe, settings, network, rule, gradients, loader, run, Reporter(run))
 
 
 def fit(training: Training, found: checkpoint.Checkpoint | None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ function cards(cluster) {
   const { nodes = [], ...rest } = cluster;
   const totals = card(
     "Now",
-    reachable(cluster) ? "" : "Ray cannot be reached: figures are the last known",
+    cluster.reachable ? "" : "Ray cannot be reached: figures are the last known",
     h("p", {}, clusterLine(cluster)),
     facts(pairs(rest)),
   );
@@ -45,11 +45,7 @@ function cards(cluster) {
   return [totals, list];
 }
 
-const reachable = (cluster) => (cluster.reachable ?? cluster.ray_reachable ?? !cluster.unknown) !== false;
-
 function nodeTable(nodes) {
-  const of = (node, name) =>
-    node.resources?.[name] ?? node[`num_${name.toLowerCase()}s`] ?? node[`${name.toLowerCase()}s`] ?? null;
   return table(
     "Nodes",
     [
@@ -61,33 +57,20 @@ function nodeTable(nodes) {
       { title: "memory", number: true },
     ],
     nodes.map((n) => [
-      n.name ?? n.node_id ?? n.id ?? f.UNKNOWN,
-      n.address ?? f.UNKNOWN,
-      n.state ?? (n.alive === undefined ? "unknown" : n.alive ? "alive" : "gone"),
-      f.figure(of(n, "CPU")),
-      f.figure(of(n, "GPU") ?? 0),
-      f.bytes(n.resources?.memory ?? n.memory ?? n.memory_bytes ?? null),
+      n.name,
+      n.address,
+      n.state,
+      f.figure(n.cpus),
+      f.figure(n.gpus),
+      f.bytes(n.memory_bytes),
     ]),
   );
 }
 
-/** "3 nodes · 4 of 4 GPUs · 11 of 48 cores busy"; empty while nothing is known. */
-export function clusterLine(cluster) {
-  const nodes = cluster.nodes?.length;
-  const words = [
-    nodes === undefined ? null : `${f.count(nodes)} ${nodes === 1 ? "node" : "nodes"}`,
-    busy(cluster, "gpu", "GPUs"),
-    busy(cluster, "cpu", "cores"),
-  ];
-  const known = words.filter(Boolean);
-  return known.length ? `${known.join(" · ")}${known.length > 1 ? " busy" : ""}` : "";
-}
-
-function busy(cluster, name, words) {
-  const total =
-    cluster.total?.[`num_${name}s`] ?? cluster.total?.[name] ?? cluster[`num_${name}s`] ?? cluster[`${name}s`];
-  const used =
-    cluster.used?.[`num_${name}s`] ?? cluster.used?.[name] ?? cluster[`used_${name}s`] ?? cluster[`${name}s_used`];
-  if (!Number.isFinite(total) || (name === "gpu" && total === 0)) return null;
-  return `${Number.isFinite(used) ? f.figure(used) : "?"} of ${f.figure(total)} ${words}`;
+/** "3 nodes · 4 of 4 GPUs · 11 of 48 cores busy". */
+export function clusterLine({ nodes, cpus, gpus, used_cpus, used_gpus }) {
+  const words = [`${f.count(nodes.length)} ${nodes.length === 1 ? "node" : "nodes"}`];
+  if (gpus) words.push(`${f.figure(used_gpus)} of ${f.figure(gpus)} GPUs`);
+  words.push(`${f.figure(used_cpus)} of ${f.figure(cpus)} cores`);
+  return `${words.join(" · ")} busy`;
 }

@@ -9,13 +9,6 @@ const MAX_CLASSES = 1000; // rows of the class table
 const SWATCH = { width: 160, height: 14 };
 const SWATCH_DEVIATIONS = 2;
 
-const idOf = (dataset) => dataset.dataset_id ?? dataset.id;
-const nameOf = (dataset) => dataset.name || f.lastPart(dataset.uri ?? dataset.dataset) || idOf(dataset);
-const samplesOf = (dataset) =>
-  dataset.num_samples ?? sum(Object.values(dataset.splits ?? {}).map((split) => split.num_samples));
-const bytesOf = (dataset) => dataset.bytes ?? sum(Object.values(dataset.splits ?? {}).map((split) => split.bytes));
-const sum = (values) => (values.length && values.every(Number.isFinite) ? values.reduce((a, b) => a + b, 0) : null);
-
 export async function datasetsPage(main, signal) {
   const place = h("div", { "aria-live": "polite" }, h("p.quiet", {}, "Looking for sealed datasets …"));
   main.replaceChildren(h("div.page", {}, h("div.head", {}, h("h1", { tabindex: "-1" }, "Datasets")), place));
@@ -60,32 +53,26 @@ function datasetTable(datasets) {
       datasets.map((d) => [
         h(
           "a",
-          { href: `#/datasets/${encodeURIComponent(idOf(d))}`, "data-line": "", title: d.uri ?? d.dataset ?? "" },
-          nameOf(d),
+          { href: `#/datasets/${encodeURIComponent(d.dataset_id)}`, "data-line": "", title: d.uri },
+          d.name,
         ),
-        f.count(samplesOf(d)),
-        f.count(d.num_classes ?? d.classes?.length),
-        storedAs(d),
-        f.bytes(bytesOf(d)),
+        f.count(d.num_samples),
+        f.count(d.num_classes),
+        storedAs(d.settings),
+        f.bytes(d.bytes),
         timeElement(d.created_at),
       ]),
     ),
   );
 }
 
-function storedAs(dataset) {
-  const s = { ...dataset.settings, ...dataset };
-  return (
-    [s.format, s.payload, s.side && `${s.side} x ${s.side}`].filter((part) => typeof part === "string").join(", ") ||
-    f.UNKNOWN
-  );
-}
+const storedAs = ({ format, payload, side }) => `${format}, ${payload}, ${side} x ${side}`;
 
 export async function datasetPage(main, signal, id) {
   const path = `/v1/datasets/${encodeURIComponent(id)}`;
   const d = await getJson(path, signal);
-  const splits = Object.entries(d.splits ?? {});
-  const train = `#/new/train?dataset=${encodeURIComponent(d.uri ?? d.dataset ?? "")}`;
+  const splits = Object.entries(d.splits);
+  const train = `#/new/train?dataset=${encodeURIComponent(d.uri)}`;
   main.replaceChildren(
     h(
       "article.page",
@@ -93,7 +80,7 @@ export async function datasetPage(main, signal, id) {
       h(
         "div.head",
         {},
-        h("div", {}, h("h1", { tabindex: "-1" }, nameOf(d)), h("p.sub", {}, d.uri ?? d.dataset ?? "")),
+        h("div", {}, h("h1", { tabindex: "-1" }, d.name), h("p.sub", {}, d.uri)),
         h("div.buttons", {}, h("a.button.primary", { href: train }, "Train on it")),
       ),
       tiles(d, splits),
@@ -102,7 +89,7 @@ export async function datasetPage(main, signal, id) {
         {},
         sheetCard(path, signal),
         meanCard(path, signal, d),
-        pcaCard(d.statistics ?? d.pca),
+        pcaCard(d.statistics),
         splitCard(splits),
         quarantineCard(d),
         factsCard(d),
@@ -117,11 +104,11 @@ function tiles(d, splits) {
   return h(
     "div.tiles",
     {},
-    of("samples", f.count(samplesOf(d))),
+    of("samples", f.count(d.num_samples)),
     splits.map(([name, split]) => of(name, f.count(split.num_samples))),
-    of("classes", f.count(d.num_classes ?? d.classes?.length)),
+    of("classes", f.count(d.num_classes)),
     of("quarantined", f.count(d.num_quarantined)),
-    of("size", f.bytes(bytesOf(d))),
+    of("size", f.bytes(d.bytes)),
   );
 }
 
@@ -136,7 +123,7 @@ function sheetCard(path, signal) {
 }
 
 function meanCard(path, signal, d) {
-  const train = d.splits?.train?.num_samples;
+  const train = d.splits.train?.num_samples;
   const element = card(
     "Mean image",
     train ? `of ${f.count(train)} training pictures` : "of the training split",
@@ -164,7 +151,7 @@ function splitCard(splits) {
         f.count(s.num_samples),
         f.count(s.num_shards),
         f.count(s.num_quarantined),
-        spread(s.class_counts ?? []),
+        spread(s.class_counts),
       ]),
     ),
   );
@@ -178,9 +165,7 @@ function spread(counts) {
 
 /** Axes as columns of the eigenvectors; the swatch moves the mean colour by so many standard deviations each way. */
 function pcaCard(pca) {
-  if (!pca?.eigenvalues) return null;
-  const vectors = pca.eigenvectors_columns ?? pca.eigenvectors;
-  const axes = [0, 1, 2].map((axis) => vectors.map((row) => row[axis]));
+  const axes = [0, 1, 2].map((axis) => pca.eigenvectors_columns.map((row) => row[axis]));
   return card(
     "RGB principal axes",
     "standard deviations in levels of 0 to 255",
@@ -198,7 +183,7 @@ function pcaCard(pca) {
         String(i + 1),
         ...v.map((c) => f.decimals(c)),
         f.decimals(Math.sqrt(pca.eigenvalues[i]), 1),
-        swatch(pca.channel_mean ?? [128, 128, 128], v, Math.sqrt(pca.eigenvalues[i])),
+        swatch(pca.channel_mean, v, Math.sqrt(pca.eigenvalues[i])),
       ]),
     ),
   );
@@ -217,15 +202,15 @@ function swatch(mean, axis, deviation) {
 }
 
 function factsCard(d) {
-  const settings = Object.entries(d.settings ?? {}).map(([name, value]) => [f.label(name), String(value)]);
+  const settings = Object.entries(d.settings).map(([name, value]) => [f.label(name), String(value)]);
   const element = card(
     "Facts",
     "",
     facts([
-      ["Dataset id", h("span.wrap", {}, idOf(d) ?? f.UNKNOWN)],
-      ["Content id", h("span.wrap", {}, d.content_id ?? f.UNKNOWN)],
-      ["From", d.layout ?? f.UNKNOWN],
-      ["Imaging", d.imaging ? `${d.imaging.name} ${d.imaging.version}` : f.UNKNOWN],
+      ["Dataset id", h("span.wrap", {}, d.dataset_id)],
+      ["Content id", h("span.wrap", {}, d.content_id)],
+      ["From", d.layout],
+      ["Imaging", `${d.imaging.name} ${d.imaging.version}`],
       ["Sealed", timeElement(d.created_at)],
       ...settings,
     ]),
@@ -235,9 +220,8 @@ function factsCard(d) {
 }
 
 function quarantineCard(d) {
-  const bad = d.quarantine ?? [];
-  const note =
-    bad.length < (d.num_quarantined ?? bad.length) ? `${bad.length} of ${f.count(d.num_quarantined)} shown` : "";
+  const bad = d.quarantine;
+  const note = bad.length < d.num_quarantined ? `${bad.length} of ${f.count(d.num_quarantined)} shown` : "";
   return card(
     "Quarantine",
     note,
@@ -252,13 +236,12 @@ function quarantineCard(d) {
 }
 
 function classesCard(d, splits) {
-  const classes = (d.classes ?? []).slice(0, MAX_CLASSES);
-  if (!classes.length) return null;
+  const classes = d.classes.slice(0, MAX_CLASSES);
   const rows = classes.map((one, label) => [
     String(label),
-    one.wnid ?? String(one),
-    one.words ?? "",
-    ...splits.map(([, s]) => f.count(s.class_counts?.[label])),
+    one.wnid,
+    one.words,
+    ...splits.map(([, s]) => f.count(s.class_counts[label])),
   ]);
   const columns = [
     { title: "label", number: true },
@@ -269,7 +252,7 @@ function classesCard(d, splits) {
   const list = table("Classes and their counts", columns, rows);
   list.classList.add("tall");
   list.tabIndex = 0;
-  const element = card("Classes", `${f.count(d.num_classes ?? classes.length)}, label 0 first`, list);
+  const element = card("Classes", `${f.count(d.num_classes)}, label 0 first`, list);
   element.classList.add("wide");
   return element;
 }

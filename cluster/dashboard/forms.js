@@ -243,12 +243,9 @@ async function suggest(form, signal) {
   const [datasets, jobs] = await Promise.allSettled([getJson("/v1/datasets", signal), getJson("/v1/jobs", signal)]);
   const fill = (id, options) =>
     form.element.querySelector(`#${id}`).append(...options.map(([value, words]) => h("option", { value }, words)));
-  const places = new Map((datasets.value?.datasets ?? []).map((d) => [d.uri ?? d.dataset ?? d.path, d.name ?? ""]));
+  const places = new Map((datasets.value?.datasets ?? []).map((d) => [d.uri, d.name]));
   const known = jobs.value?.jobs ?? [];
-  fill(
-    "known-datasets",
-    [...places].filter(([uri]) => uri),
-  );
+  fill("known-datasets", [...places]);
   fill(
     "known-runs",
     known.filter((job) => job.kind === "train").map((job) => [job.id, f.subject(job)]),

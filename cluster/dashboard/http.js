@@ -15,7 +15,7 @@ export class Problem extends Error {
     super(body.detail || body.title || `the service answered ${status}`);
     this.status = status;
     this.title = body.title || `Status ${status}`;
-    this.fields = fieldErrors(body);
+    this.fields = body.errors ?? []; // [{field, detail}]
   }
 }
 
@@ -178,20 +178,6 @@ export function streamParser(onMessage) {
     rest = lines.pop();
     lines.forEach(line);
   };
-}
-
-function fieldErrors(body) {
-  const one = body.field ? [{ field: body.field, detail: body.detail }] : [];
-  return [...(body.errors ?? []), ...one].map((error) => ({
-    field: fieldName(error.field ?? error.pointer ?? error.loc ?? ""),
-    detail: error.detail ?? error.message ?? error.msg ?? "is not accepted",
-  }));
-}
-
-/** "settings.side", "#/settings/side", ["body", "settings", "side"] -> "side". */
-function fieldName(place) {
-  const parts = Array.isArray(place) ? place : String(place).split(/[./#]/);
-  return parts.map(String).filter((part) => part && part !== "body" && part !== "settings")[0] ?? "";
 }
 
 export function pause(ms, signal) {
