@@ -20,8 +20,8 @@ from ingest.pixel_stats import PixelSums
 from ingest.pixels import PictureError, encode, rescale
 from ingest.plan import PlannedEntry
 from ingest.quarantine import Verdict, put_verdict
-from ingest.settings import IngestSettings
-from ingest.sources import read_entries
+from ingest.settings import PlannedSettings
+from ingest.sources import ReadEntries
 from ingest.storage import Place
 
 INDEX_PART = pa.schema(
@@ -42,12 +42,17 @@ class ShardTask:
     """What an actor needs to make one shard."""
 
     source: Place
+    read: ReadEntries
     dataset: Place
-    settings: IngestSettings
+    settings: PlannedSettings
     wnids: tuple[str, ...]
     split: str
     number: int
     entries: tuple[PlannedEntry, ...]
+
+    def make(self) -> "ShardReport":
+        """Make the shard, on the core where this is called."""
+        return convert_shard(self)
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def content_sha256(samples: Iterable[tuple[str, int, bytes]]) -> str:
 
 
 def _bytes(task: ShardTask) -> Iterator[bytes]:
-    return read_entries(task.source, [p.entry for p in task.entries])
+    return task.read(task.source, [p.entry for p in task.entries])
 
 
 def _record(planned: PlannedEntry, payload: bytes, width: int, height: int) -> Record:

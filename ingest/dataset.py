@@ -19,7 +19,7 @@ import pyarrow as pa
 from ingest.errors import DamageError, RefusedError
 from ingest.manifest import ClassName, Manifest, ShardFile, read_manifest
 from ingest.pixel_stats import Float64, Pca
-from ingest.settings import IngestSettings
+from ingest.settings import PlannedSettings
 from ingest.storage import Place
 
 CHECKED_ON_OPENING = ("statistics/mean.npy", "statistics/pca.json")
@@ -32,7 +32,7 @@ class Dataset:
     def __init__(self, place: Place, manifest: Manifest) -> None:
         self.place = place
         self.manifest = manifest
-        self.settings = IngestSettings.model_validate(manifest.settings)
+        self.settings = PlannedSettings.model_validate(manifest.settings)
 
     @classmethod
     def open(cls, uri: str) -> "Dataset":

@@ -1,7 +1,7 @@
 """Picture files to square RGB arrays, and these to payloads. The only place that opens pictures of strangers.
 
 The fence: JPEG and PNG only, a limit on pixels before anything is decoded, truncated files refused, and fixed
-codes for the reasons. EXIF orientation is not applied: no AlexNet ever was trained with it applied.
+codes for the reasons. EXIF orientation is not applied unless told: no AlexNet of 2012 was trained with it applied.
 """
 
 import gzip
@@ -21,10 +21,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import PIL
-from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
 from ingest.errors import TenchError
-from ingest.settings import IngestSettings
+from ingest.settings import PlannedSettings
 
 FORMATS = ("JPEG", "PNG")
 """The library opens a multi-picture JPEG (MPO) as the JPEG that it begins with."""
@@ -55,6 +55,15 @@ class PictureError(TenchError):
         return type(self), (self.code, self.message)
 
 
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What each value of EXIF orientation asks for."""
+SWAPS_SIDES = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """A rescaled picture: uint8 (side, side, 3) RGB, and the width and height that it had."""
@@ -64,17 +73,22 @@ class Picture:
     height: int
 
 
-def rescale(data: bytes, settings: IngestSettings) -> Picture:
+def rescale(data: bytes, settings: PlannedSettings) -> Picture:
     """Decode; scale the shorter side to `side` (halves rounded up); cut out the centre (start rounded down).
 
     Raises PictureError.
     """
     with _reasons():
         with _open(_unzipped(data)) as opened:
-            width, height = opened.size
+            turn = _turn(opened) if settings.orientation == "obey" else None
+            width, height = opened.size if turn not in SWAPS_SIDES else opened.size[::-1]
             scaled = _scaled_size(width, height, settings.side)
+            if settings.draft:
+                opened.draft(None, scaled if turn not in SWAPS_SIDES else scaled[::-1])
             opened.load()
             image = _to_rgb(opened)
+        if turn is not None:
+            image = image.transpose(turn)
         if image.size != scaled:
             image = image.resize(scaled, FILTERS[settings.filter])
         left, top = (scaled[0] - settings.side) // 2, (scaled[1] - settings.side) // 2
@@ -82,7 +96,7 @@ def rescale(data: bytes, settings: IngestSettings) -> Picture:
         return Picture(np.asarray(square), width, height)
 
 
-def encode(pixels: Pixels, settings: IngestSettings) -> bytes:
+def encode(pixels: Pixels, settings: PlannedSettings) -> bytes:
     """The payload of uint8 (side, side, 3) pixels: a JPEG, or the bytes themselves in row order."""
     if settings.payload == "raw":
         return pixels.tobytes()
@@ -105,7 +119,7 @@ def pixel_fingerprint() -> str:
     digest = hashlib.sha256()
     for probe in _probes():
         for name in FILTERS:
-            settings = IngestSettings.model_validate({"filter": name})
+            settings = PlannedSettings.model_validate({"filter": name})
             pixels = rescale(probe, settings).pixels
             digest.update(pixels.tobytes())
             digest.update(encode(pixels, settings))
@@ -142,6 +156,14 @@ def _scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
     if scaled * side > MAX_PIXELS:
         raise PictureError("too large", f"{width} x {height} pixels would become {side} x {scaled} before the cut")
     return (side, scaled) if width <= height else (scaled, side)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What EXIF asks for; None without EXIF, or with one that cannot be read or names no such value."""
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, ValueError, TypeError, KeyError, struct.error, OSError):
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from ingest.errors import RefusedError
 from ingest.progress import FORMAT_VERSION
-from ingest.settings import IngestSettings
+from ingest.settings import IngestSettings, PlannedSettings
 from ingest.sources import Entry, Source
 from ingest.synsets import Synset, in_label_order
 
 PLAN = "plan.json"
+DEFAULT_SIDE = 256
 ENTRIES = pa.schema(
     [
         ("key", pa.string()),
@@ -43,6 +44,11 @@ class Plan:
     record: dict[str, Any]
     entries: dict[str, pa.Table]
     classes: tuple[Synset, ...]
+
+    @property
+    def settings(self) -> PlannedSettings:
+        """The content settings, with nothing left open."""
+        return PlannedSettings.model_validate(self.record["settings"])
 
     @property
     def samples_per_shard(self) -> int:
@@ -75,8 +81,17 @@ class PlannedEntry:
     label: int
 
 
-def make_plan(source: Source, settings: IngestSettings, fingerprint: str) -> Plan:
+def planned(settings: IngestSettings, source: Source) -> PlannedSettings:
+    """The settings with what was left open filled in from the source."""
+    values = settings.model_dump()
+    values["side"] = settings.side or source.side or DEFAULT_SIDE
+    values["order"] = settings.order or ("source" if source.in_order else "shuffled")
+    return PlannedSettings.model_validate(values)
+
+
+def make_plan(source: Source, chosen: IngestSettings, fingerprint: str) -> Plan:
     """List a source and order it. Raises RefusedError: no pictures, a key that appears twice."""
+    settings = planned(chosen, source)
     classes = in_label_order(source.synsets(), settings.label_order)
     labels = {synset.wnid: label for label, synset in enumerate(classes)}
     tables = {}
@@ -184,7 +199,7 @@ def _refuse_empty_classes(source: Source, classes: list[Synset], entries: list[E
         )
 
 
-def _ordered(entries: list[Entry], settings: IngestSettings) -> list[Entry]:
+def _ordered(entries: list[Entry], settings: PlannedSettings) -> list[Entry]:
     if settings.order == "source":
         return sorted(entries, key=lambda e: (e.archive, e.offset, e.key))
     seed = struct.pack("<Q", settings.seed)

@@ -8,18 +8,30 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayActorError
 
-from ingest.convert import ShardReport, ShardTask, convert_shard
+from ingest.convert import ShardReport
 from ingest.errors import Interrupted, RefusedError, TenchError
 from ingest.pixels import pixel_fingerprint
 from ingest.progress import RunWriter
 
 MAX_ATTEMPTS = 3
 WAIT_S = 0.2
+
+
+class Task(Protocol):
+    """What an actor is asked for: to make one shard."""
+
+    @property
+    def split(self) -> str: ...
+    @property
+    def number(self) -> int: ...
+
+    def make(self) -> ShardReport:
+        """Make the shard and put it; errors of ours are raised."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class _Converter:
         pyarrow.set_cpu_count(1)
         self._wanted = fingerprint
 
-    def convert(self, task: ShardTask) -> tuple[ShardReport | TenchError, float]:
+    def convert(self, task: Task) -> tuple[ShardReport | TenchError, float]:
         """The report, or the error that this shard ended with: errors of ours travel as values."""
         started = time.perf_counter()
         try:
@@ -50,7 +62,7 @@ class _Converter:
                     f"node {host}: its imaging library gives other pixels than the plan's; install the same Tench "
                     "(`make install`) on every node"
                 )
-            return convert_shard(task), time.perf_counter() - started
+            return task.make(), time.perf_counter() - started
         except TenchError as error:
             return error, time.perf_counter() - started
 
@@ -69,7 +81,7 @@ class Pool:
     num_actors: int
     fingerprint: str
     run: RunWriter
-    busy: dict[Any, tuple[_Actor, ShardTask]] = field(default_factory=dict)
+    busy: dict[Any, tuple[_Actor, Task]] = field(default_factory=dict)
     attempts: dict[tuple[str, int], int] = field(default_factory=dict)
     _started: int = 0
 
@@ -82,7 +94,7 @@ class Pool:
             ray.kill(actor.handle, no_restart=True)
         self._idle, self.busy = [], {}
 
-    def convert_all(self, tasks: Sequence[ShardTask], on_done: Any) -> None:
+    def convert_all(self, tasks: Sequence[Task], on_done: Any) -> None:
         """Convert every task; `on_done(Converted)` is called in the order in which they end.
 
         Raises the first TenchError of a shard, or Interrupted when a stop is asked for: shards that are
@@ -103,10 +115,10 @@ class Pool:
         self._started += 1
         return _Actor(self._started, remote.remote(self.fingerprint))
 
-    def _hand_out(self, actor: _Actor, task: ShardTask) -> None:
+    def _hand_out(self, actor: _Actor, task: Task) -> None:
         self.busy[actor.handle.convert.remote(task)] = (actor, task)
 
-    def _take_back(self, reference: Any, waiting: deque[ShardTask], on_done: Any) -> None:
+    def _take_back(self, reference: Any, waiting: deque[Task], on_done: Any) -> None:
         actor, task = self.busy.pop(reference)
         try:
             outcome, seconds = ray.get(reference)
@@ -118,7 +130,7 @@ class Pool:
             raise outcome
         on_done(Converted(outcome, seconds, actor.number))
 
-    def _replace(self, actor: _Actor, task: ShardTask, waiting: deque[ShardTask], error: Exception) -> None:
+    def _replace(self, actor: _Actor, task: Task, waiting: deque[Task], error: Exception) -> None:
         """Start another actor for a dead one and queue its shard again, first in line."""
         shard = (task.split, task.number)
         self.attempts[shard] = self.attempts.get(shard, 0) + 1
@@ -128,10 +140,9 @@ class Pool:
             actor=actor.number, split=task.split, shard=task.number, reason=str(error).splitlines()[0],
         )  # fmt: skip
         if self.attempts[shard] >= MAX_ATTEMPTS:
-            first, last = task.entries[0].entry, task.entries[-1].entry
             raise TenchError(
                 f"shard {task.split} {task.number} killed its process {MAX_ATTEMPTS} times: one of its pictures "
-                f"({first.key} ... {last.key}) ends the decoder, or the machine is short of memory. Last: {error}"
+                f"ends the decoder, or the machine is short of memory. Last: {error}"
             )
         waiting.appendleft(task)
         self._idle.append(self._start())

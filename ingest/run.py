@@ -20,7 +20,7 @@ from ingest.plan import PLAN, Plan, differences, entries_bytes, make_plan, plan_
 from ingest.progress import RunWriter
 from ingest.seal import damaged_shards, seal
 from ingest.settings import IngestSettings
-from ingest.sources import Source, detect, read_entries
+from ingest.sources import Source, detect
 from ingest.storage import Place
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 TIMED_SAMPLES = 24
 STALE_STAGING_S = 3600
 REBUILDS = 2
-JPEG_BYTES_PER_PIXEL = 0.6
-"""Space that is asked for: a generous bound for JPEGs of quality 90."""
+BYTES_PER_PIXEL = {"raw": 3.0, "jpeg": 0.6}
+"""Space that is asked for: for JPEGs a generous bound, that of quality 90."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ def ingest(source: str, dataset: str, settings: IngestSettings, run: RunWriter) 
         run.event("phase", "The dataset is sealed already: nothing to do.")
         return _facts(place, read_manifest(place), _Tally(), started)
     _put_plan(place, plan)
-    _refuse_full_disk(place, plan, settings)
+    _refuse_full_disk(place, plan)
     _sweep_staging(place)
     _say_imaging(run)
     tally = _Tally()
@@ -79,7 +79,7 @@ def plan_only(source: str, dataset: str, settings: IngestSettings) -> dict[str, 
     opened, place = _open_both(source, dataset)
     plan = make_plan(opened, settings, pixel_fingerprint())
     _refuse_other_plan(place, plan)
-    sample_s, sample_bytes, bad = _timed(opened, plan, settings)
+    sample_s, sample_bytes, bad = _timed(opened, plan)
     actors = settings.num_actors or os.cpu_count() or 1
     return {
         "layout": opened.layout,
@@ -158,13 +158,13 @@ def _convert_missing(
     from ingest.pool import Pool, num_cpus_granted
 
     reports = _finished(dataset, plan)
-    budget = allowed_bad(settings.max_bad, plan.num_entries)
+    budget, planned = allowed_bad(settings.max_bad, plan.num_entries), plan.settings
     for report in reports.values():
         _count(tally, report)
     _refuse_over_budget(tally, budget, settings, dataset)
     tasks = [
         ShardTask(
-            source.place, dataset, settings, tuple(plan.wnids), split, number,
+            source.place, source.read, dataset, planned, tuple(plan.wnids), split, number,
             tuple(shard_entries(plan.entries[split], number, plan.samples_per_shard)),
         )
         for split, number in plan.shards()
@@ -254,11 +254,10 @@ def _refuse_over_budget(tally: _Tally, budget: int, settings: IngestSettings, da
         )
 
 
-def _refuse_full_disk(dataset: Place, plan: Plan, settings: IngestSettings) -> None:
+def _refuse_full_disk(dataset: Place, plan: Plan) -> None:
     if not dataset.is_local:
         return
-    pixels = settings.side**2 * 3
-    needed = int(plan.num_entries * pixels * (1.0 if settings.payload == "raw" else JPEG_BYTES_PER_PIXEL / 3))
+    needed = int(plan.num_entries * plan.settings.side**2 * BYTES_PER_PIXEL[plan.settings.payload])
     written = sum(f.size for split in plan.entries for f in dataset.files(split))
     free = shutil.disk_usage(dataset.local_path()).free
     if needed - written > free:
@@ -287,11 +286,11 @@ def _say_imaging(run: RunWriter) -> None:
         )
 
 
-def _timed(source: Source, plan: Plan, settings: IngestSettings) -> tuple[float, float, int]:
+def _timed(source: Source, plan: Plan) -> tuple[float, float, int]:
     """Seconds and payload bytes of a sample, and how many were bad, over the first few of the plan."""
-    planned = shard_entries(plan.entries["train"], 0, TIMED_SAMPLES)
+    planned, settings = shard_entries(plan.entries["train"], 0, TIMED_SAMPLES), plan.settings
     started, size, bad = time.perf_counter(), 0, 0
-    for data in islice(read_entries(source.place, [p.entry for p in planned]), TIMED_SAMPLES):
+    for data in islice(source.read(source.place, [p.entry for p in planned]), TIMED_SAMPLES):
         try:
             size += len(encode(rescale(data, settings).pixels, settings))
         except PictureError:

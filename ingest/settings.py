@@ -53,8 +53,9 @@ class IngestSettings(Settings):
     payload: Annotated[Literal["jpeg", "raw"], Content] = "jpeg"
     """What is stored of each picture: jpeg (small) or raw RGB bytes (exact, nine times larger)."""
 
-    side: Annotated[int, Content, Field(ge=8, le=1024)] = 256
-    """Side of the stored square in pixels: the shorter side is scaled to it, then the centre is cut out."""
+    side: Annotated[int | None, Content, Field(ge=8, le=1024)] = None
+    """Side of the stored square in pixels: the shorter side is scaled to it, then the centre is cut out. 256 unless
+    the pictures have a size of their own (CIFAR-10: 32)."""
 
     quality: Annotated[int, Content, Field(ge=1, le=100)] = 90
     """JPEG quality of the stored pictures (jpeg payload only)."""
@@ -65,14 +66,21 @@ class IngestSettings(Settings):
     filter: Annotated[Literal["bilinear", "bicubic", "lanczos"], Content] = "bicubic"
     """Filter that rescales pictures; all of them average over the area when shrinking."""
 
+    orientation: Annotated[Literal["ignore", "obey"], Content] = "ignore"
+    """What becomes of EXIF orientation: ignored, as in 2012, or obeyed (some pictures are then turned)."""
+
+    draft: Annotated[bool, Content] = False
+    """Let the JPEG decoder shrink large pictures by 2, 4 or 8 while it decodes: faster, with slightly other pixels."""
+
     samples_per_shard: Annotated[int, Content, Field(ge=1, le=1_000_000)] = 1024
     """Samples in a shard; the last shard of a split holds the rest."""
 
     seed: Annotated[int, Content, Field(ge=0, le=2**63 - 1)] = 0
     """Seed of the order that mixes classes over shards."""
 
-    order: Annotated[Literal["shuffled", "source"], Content] = "shuffled"
-    """Order of the samples: shuffled by seed and key, or as the source stores them (for disks that seek slowly)."""
+    order: Annotated[Literal["shuffled", "source"] | None, Content] = None
+    """Order of the samples: shuffled by seed and key, or as the source stores them (for disks that seek slowly).
+    Shuffled unless told, but as stored where only whole groups of pictures can be read (Parquet)."""
 
     label_order: Annotated[Literal["wnid", "ilsvrc"], Content] = "wnid"
     """Which class is label 0: sorted by wnid, or by ILSVRC_ID as in the devkit (needs a source that states it)."""
@@ -82,6 +90,19 @@ class IngestSettings(Settings):
 
     max_bad: Annotated[Share, Execution] = "0.1%"
     """Pictures that may be put into quarantine before the run stops: a count (25) or a share (0.1%)."""
+
+    picture_timeout_s: Annotated[int, Execution, Field(ge=1, le=3600)] = 60
+    """Seconds of CPU after which a picture that keeps its decoder busy is given up and put into quarantine."""
+
+
+class PlannedSettings(IngestSettings):
+    """Settings with nothing left open: what a plan records and an actor works by."""
+
+    side: Annotated[int, Content, Field(ge=8, le=1024)] = 256
+    """Side of the stored square in pixels."""
+
+    order: Annotated[Literal["shuffled", "source"], Content] = "shuffled"
+    """Order of the samples."""
 
 
 class VerifySettings(Settings):

@@ -133,7 +133,7 @@ function makeField(name, spec, required, given) {
 
 function makeInput(id, name, spec, value) {
   if (spec.enum) {
-    const none = spec.nullable ? [h("option", { value: "" }, "as the preset says")] : [];
+    const none = spec.nullable ? [h("option", { value: "" }, "not set")] : [];
     return h(
       "select",
       { id, name },

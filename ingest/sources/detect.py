@@ -1,42 +1,56 @@
-"""Which layout a source has."""
+"""Which layout a source has: each layout says which names at the top are its own."""
 
 from ingest.errors import RefusedError
-from ingest.sources import ilsvrc2012
-from ingest.sources.entry import SPLITS, Source
+from ingest.sources.entry import SPLITS
 from ingest.sources.folders import Folders
+from ingest.sources.ilsvrc2012 import Ilsvrc2012
+from ingest.sources.source import Listing, Source
 from ingest.storage import Place
 
-EXPECTED = (
-    "expected the official archives (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar, "
-    "ILSVRC2012_devkit_t12.tar.gz), or folders train/<wnid>/ and val/<wnid>/, or class folders <wnid>/"
-)
+LAYOUTS: tuple[type[Source], ...] = (Ilsvrc2012,)
+"""All but class folders, which any folder might be: they are what is left."""
 
 
 def detect(uri: str) -> Source:
     """Open a source. Raises RefusedError saying what was found and what was expected."""
     place = Place(uri)
     if place.is_local and not place.local_path().is_dir():
-        raise RefusedError(f"{place.uri}: no such folder; {EXPECTED}")
-    files = [f.path for f in place.files()]
-    folders = [f for f in place.folders() if not f.startswith(".")]
-    archives = [f for f in files if f in (ilsvrc2012.TRAIN, ilsvrc2012.VAL, *ilsvrc2012.TESTS)]
-    if archives and set(folders) & set(SPLITS):
-        raise RefusedError(
-            f"{place.uri}: found both archives ({archives[0]}) and class folders; point to one of them: "
-            "move the folders or the archives to a folder of their own"
-        )
-    if archives:
-        return _with_train(ilsvrc2012.Ilsvrc2012(place))
-    if folders:
-        return _with_train(Folders(place))
-    found = ", ".join(sorted(files)[:5]) or "nothing"
-    raise RefusedError(f"{place.uri}: no known layout; {EXPECTED}; found {found}")
+        raise RefusedError(f"{place.uri}: no such folder; {expected()}")
+    listing = _listing(place)
+    found = {layout: claims for layout in LAYOUTS if (claims := layout.claims(place, listing))}
+    if len(found) > 1 or (found and (listing.folders & set(SPLITS)) - set().union(*found.values())):
+        raise RefusedError(_mixture(place, found, listing))
+    for layout in found:
+        return _with_train(layout(place, listing))
+    if Folders.claims(place, listing):
+        return _with_train(Folders(place, listing))
+    shown = ", ".join(sorted(listing.files)[:5]) or "nothing"
+    raise RefusedError(f"{place.uri}: no known layout; {expected()}; found {shown}")
+
+
+def expected() -> str:
+    """What a source may look like, in words."""
+    layouts: tuple[type[Source], ...] = (*LAYOUTS, Folders)
+    return "expected one of: " + "; ".join(f"{layout.expected} ({layout.layout})" for layout in layouts)
+
+
+def _listing(place: Place) -> Listing:
+    files = {f.path: f.size for f in place.files() if not f.path.startswith(".")}
+    return Listing(files, frozenset(f for f in place.folders() if not f.startswith(".")))
+
+
+def _mixture(place: Place, found: dict[type[Source], set[str]], listing: Listing) -> str:
+    """What lies side by side and does not belong together."""
+    kinds = [f"{layout.layout} ({min(claims)})" for layout, claims in found.items()]
+    if rest := sorted((listing.folders & set(SPLITS)) - set().union(*found.values())):
+        kinds.append(f"{Folders.layout} ({rest[0]}/)")
+    return f"{place.uri}: found {' and '.join(kinds)} side by side; move one of them to a folder of its own"
 
 
 def _with_train(source: Source) -> Source:
     """Refuse a source that has only other splits: mean image and colours are those of the training pictures."""
     if "train" not in source.splits():
         raise RefusedError(
-            f"{source.place.uri}: found {', '.join(source.splits())} without train ({source.layout}); {EXPECTED}"
+            f"{source.place.uri}: found {', '.join(source.splits())} without train ({source.layout}); {expected()}"
         )
     return source

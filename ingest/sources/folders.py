@@ -8,16 +8,24 @@ from collections.abc import Iterator
 
 from ingest.errors import RefusedError
 from ingest.sources.entry import SPLITS, Entry, stem
+from ingest.sources.source import Listing, Source
 from ingest.storage import Place
 from ingest.synsets import Synset, named
 
 
-class Folders:
+class Folders(Source):
     """A source of class folders."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        names = {n for n in place.folders() if not n.startswith(".")}
+    layout = "class folders"
+    expected = "folders train/<class>/ and val/<class>/, or only <class>/, with the pictures in them"
+
+    @classmethod
+    def claims(cls, place: Place, listing: Listing) -> set[str]:
+        return set(listing.folders)
+
+    def __init__(self, place: Place, listing: Listing) -> None:
+        super().__init__(place, listing)
+        names = set(listing.folders)
         present = tuple(s for s in SPLITS if s in names)
         self.layout = "class folders" if present else "class folders (one split)"
         self._folder = {s: s for s in present} or {"train": ""}

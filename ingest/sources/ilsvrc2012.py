@@ -14,6 +14,7 @@ from functools import cached_property
 
 from ingest.errors import RefusedError
 from ingest.sources.entry import SPLITS, Entry, stem
+from ingest.sources.source import Listing, Source
 from ingest.sources.tar_index import tar_members
 from ingest.storage import Place
 from ingest.synsets import Synset
@@ -26,14 +27,19 @@ MAX_DEVKIT_BYTES = 100 * 2**20
 VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})$")
 
 
-class Ilsvrc2012:
+class Ilsvrc2012(Source):
     """The official archives in one folder. Pictures are read out of them by offset."""
 
     layout = "ILSVRC-2012 archives"
+    expected = f"{TRAIN}, {VAL} and {DEVKIT}"
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        present = {f.path for f in place.files()}
+    @classmethod
+    def claims(cls, place: Place, listing: Listing) -> set[str]:
+        return set(listing.files) & {TRAIN, VAL, *TESTS}
+
+    def __init__(self, place: Place, listing: Listing) -> None:
+        super().__init__(place, listing)
+        present = set(listing.files)
         self._archives = {"train": TRAIN, "val": VAL, "test": next((t for t in TESTS if t in present), TESTS[0])}
         self._splits = tuple(s for s in SPLITS if self._archives[s] in present)
         if DEVKIT not in present and "val" in self._splits:

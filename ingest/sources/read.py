@@ -1,4 +1,4 @@
-"""The bytes of entries, read ahead of their use."""
+"""The bytes of entries that are ranges of files, read ahead of their use."""
 
 import os
 from collections import deque
@@ -12,7 +12,7 @@ from ingest.storage import Place
 LOCAL_AHEAD, REMOTE_AHEAD, REMOTE_THREADS = 8, 32, 8
 
 
-def read_entries(place: Place, entries: Sequence[Entry]) -> Iterator[bytes]:
+def read_ranges(place: Place, entries: Sequence[Entry]) -> Iterator[bytes]:
     """Bytes of each entry, in order; the next ones are fetched meanwhile. Raises TenchError if a file has changed."""
     return _local(place, entries) if place.is_local else _remote(place, entries)
 

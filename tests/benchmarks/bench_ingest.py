@@ -71,7 +71,7 @@ def _shards(source: Path, out: Path):  # type: ignore[no-untyped-def] # an endle
     number = 0
     while True:
         target = Place(out / f"shards-{number}")
-        task = ShardTask(opened.place, target, settings, tuple(plan.wnids), "train", 0, entries)
+        task = ShardTask(opened.place, opened.read, target, plan.settings, tuple(plan.wnids), "train", 0, entries)
         yield lambda task=task: convert_shard(task)
         number += 1
 

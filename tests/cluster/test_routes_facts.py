@@ -44,8 +44,8 @@ def test_every_setting_of_every_kind_has_a_role_words_and_its_bounds(served: Ser
     assert (roles["seed"], roles["payload"], roles["num_actors"], roles["max_bad"]) == (
         "content", "content", "execution", "execution",
     )  # fmt: skip
-    side = kinds["ingest"]["properties"]["side"]
-    assert (side["minimum"], side["maximum"], side["default"]) == (8, 1024, 256)
+    quality = kinds["ingest"]["properties"]["quality"]
+    assert (quality["minimum"], quality["maximum"], quality["default"]) == (1, 100, 90)
     assert kinds["train"]["properties"]["num_workers"]["role"] == "execution"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import RefusedError, TenchError
-from ingest.sources import Source, detect, read_entries
+from ingest.sources import Source, detect
 from tests.conftest import TinySource
 from tests.ingest import archives
 
@@ -21,7 +21,7 @@ KEYS = [f"{wnid}/{name.removesuffix('.JPEG')}" for wnid, pictures in CLASSES.ite
 def _pictures(source: Source, split: str) -> dict[str, bytes]:
     """Key -> bytes; a key that comes twice fails."""
     entries = list(source.entries(split))
-    read = list(read_entries(source.place, entries))
+    read = list(source.read(source.place, entries))
     pictures = dict(zip((e.key for e in entries), read, strict=True))
     assert len(pictures) == len(entries)
     return pictures
@@ -139,7 +139,7 @@ def test_a_source_that_shrinks_while_it_is_read_is_an_error_and_not_a_short_pict
     with pytest.raises(
         TenchError, match=rf"100 bytes at .* where 700 were listed.*{KEYS[0]}.*changed while it was read"
     ):
-        list(read_entries(source.place, entries))
+        list(source.read(source.place, entries))
 
 
 def test_a_picture_that_is_gone_when_it_is_read_is_an_error_by_name(tmp_path: Path) -> None:
@@ -150,14 +150,14 @@ def test_a_picture_that_is_gone_when_it_is_read_is_an_error_by_name(tmp_path: Pa
     entries = list(source.entries("train"))
     (tmp_path / "n1/b").unlink()
     with pytest.raises(TenchError, match=r"n1/b: No such file.*changed while it was read"):
-        list(read_entries(source.place, entries))
+        list(source.read(source.place, entries))
 
 
 def test_no_file_stays_open_when_reading_ends_early(tiny_source: TinySource) -> None:
     source = detect(str(tiny_source.official))
     entries = list(source.entries("train"))
     before = len(os.listdir("/proc/self/fd"))
-    reading = read_entries(source.place, entries)
+    reading = source.read(source.place, entries)
     next(reading)
     assert len(os.listdir("/proc/self/fd")) > before
     del reading

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from ingest.pixels import PictureError, rescale
-from ingest.settings import IngestSettings
+from ingest.settings import PlannedSettings
 from tests.ingest.archives import unpacked
 from tests.ingest.pictures import Pixels, reference
 
-SETTINGS = IngestSettings()
+SETTINGS = PlannedSettings()
 REFUSED = {
     "all_nul.JPEG": "not a picture",
     "bmp.JPEG": "format not allowed",
@@ -115,5 +115,5 @@ def test_cmyk_and_ycck_are_no_negatives(broken: dict[str, bytes]) -> None:
 
 def test_sixteen_bit_grey_is_not_clipped_to_white(broken: dict[str, bytes]) -> None:
     wide = np.asarray(Image.open(io.BytesIO(broken["png_gray16.png"]))).astype(np.uint16)
-    pixels: Pixels = rescale(broken["png_gray16.png"], IngestSettings(side=72)).pixels
+    pixels: Pixels = rescale(broken["png_gray16.png"], PlannedSettings(side=72)).pixels
     np.testing.assert_array_equal(pixels[..., 0], (wide >> 8)[:, 12:84])

@@ -70,11 +70,14 @@ def test_labels_follow_the_sorted_class_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "expected the official archives .* or class folders <wnid>/; found nothing"),
+        ({}, r"expected one of: .*\(ILSVRC-2012 archives\); .*\(class folders\); found nothing"),
         ({"a.JPEG": b"", "b.tar": b""}, "no known layout; .*; found a.JPEG, b.tar"),
         ({archives.DEVKIT: b""}, f"no known layout; .*; found {archives.DEVKIT}"),
         (TRAIN_TAR | VAL_TAR, "found ILSVRC2012_img_val.tar but not ILSVRC2012_devkit_t12.tar.gz"),
-        (TRAIN_TAR | FOLDERS, r"found both archives \(ILSVRC2012_img_train.tar\) and class folders"),
+        (
+            TRAIN_TAR | FOLDERS,
+            r"found ILSVRC-2012 archives \(ILSVRC2012_img_train.tar\) and class folders \(train/\) side by side",
+        ),
         (FOLDERS | {"n3/e.JPEG": b""}, "found train, val and also the folder 'n3'"),
         (FOLDERS | {"val/n3/e.JPEG": b""}, "val: class folder 'n3' has no counterpart in train"),
         ({"train/a.JPEG": b"", "val/n1/b.JPEG": b""}, "train: holds no class folders"),
@@ -127,5 +130,5 @@ def test_what_cannot_be_planned_is_refused_with_what_was_found(
 
 def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", _write(tmp_path, {"file.tar": b""}) / "file.tar"):
-        with pytest.raises(RefusedError, match="no such folder; expected the official archives"):
+        with pytest.raises(RefusedError, match="no such folder; expected one of: ILSVRC2012_img_train"):
             detect(str(path))

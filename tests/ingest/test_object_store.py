@@ -15,7 +15,7 @@ from obstore.store import S3Store
 
 from ingest.plan import make_plan
 from ingest.settings import IngestSettings
-from ingest.sources import detect, read_entries
+from ingest.sources import detect
 from ingest.storage import Place, StoredFile
 from tests.conftest import TinySource
 from tests.ingest import archives
@@ -78,7 +78,7 @@ def test_ranges_sizes_and_listings_name_what_lies_there(place: Place) -> None:
 def test_archives_are_read_in_place(place: Place, tiny_source: TinySource) -> None:
     source = detect(_upload(place, tiny_source.official).uri)
     entries = list(source.entries("train"))
-    found = dict(zip((e.key for e in entries), read_entries(source.place, entries), strict=True))
+    found = dict(zip((e.key for e in entries), source.read(source.place, entries), strict=True))
     assert found == archives.training_pictures(tiny_source.official)
 
 

@@ -14,19 +14,19 @@ from PIL import Image
 from ingest.errors import RefusedError
 from ingest.pixels import CODES, PictureError, decode_payload, encode, pixel_fingerprint, rescale
 from ingest.progress import RunWriter
-from ingest.settings import IngestSettings
+from ingest.settings import PlannedSettings
 from ingest.storage import Place
 from tests.ingest.pictures import file_of, noise, reference
 
-FULL = IngestSettings()
-SMALL = IngestSettings(side=24)
+FULL = PlannedSettings()
+SMALL = PlannedSettings(side=24)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 40), st.sampled_from(["bilinear", "bicubic", "lanczos"]))
 def test_any_size_is_rescaled_as_plain_pillow_does_it(width: int, height: int, side: int, name: str) -> None:
     data = file_of(noise(width, height))
-    picture = rescale(data, IngestSettings.model_validate({"side": side, "filter": name}))
+    picture = rescale(data, PlannedSettings.model_validate({"side": side, "filter": name}))
     assert (picture.width, picture.height) == (width, height)
     np.testing.assert_array_equal(picture.pixels, reference(data, side, name))
 
@@ -111,7 +111,7 @@ def test_whatever_the_bytes_there_is_a_picture_or_a_reason(kind: str, data: st.D
 @pytest.mark.parametrize(("subsampling", "factors"), [("4:2:0", 0x22), ("4:4:4", 0x11)])
 def test_a_jpeg_payload_has_the_stated_quality_and_subsampling(subsampling: str, factors: int) -> None:
     pixels = noise(256, 256)
-    chosen = IngestSettings.model_validate({"quality": 85, "subsampling": subsampling})
+    chosen = PlannedSettings.model_validate({"quality": 85, "subsampling": subsampling})
     payload = encode(pixels, chosen)
     frame = payload.index(b"\xff\xc0")
     assert payload[frame + 11] == factors  # horizontal and vertical factor of the first component
@@ -123,7 +123,7 @@ def test_a_jpeg_payload_has_the_stated_quality_and_subsampling(subsampling: str,
 
 def test_a_raw_payload_is_the_pixels_row_by_row() -> None:
     pixels = noise(24, 24)
-    payload = encode(pixels, IngestSettings(payload="raw", side=24))
+    payload = encode(pixels, PlannedSettings(payload="raw", side=24))
     assert list(payload[:6]) == [*pixels[0, 0], *pixels[0, 1]]
     np.testing.assert_array_equal(np.frombuffer(payload, np.uint8).reshape(24, 24, 3), pixels)
     np.testing.assert_array_equal(decode_payload(payload, "raw", 24), pixels)
@@ -141,10 +141,11 @@ def test_an_actor_whose_pixels_are_others_is_refused_by_node(
 ) -> None:
     from ingest.convert import ShardTask
     from ingest.pool import Pool
+    from ingest.sources.read import read_ranges
 
     place = Place(tmp_path_factory.mktemp("other"))
     run = RunWriter.begin(place, "ingest", {})
-    task = ShardTask(place, place, FULL, (), "train", 0, ())
+    task = ShardTask(place, read_ranges, place, FULL, (), "train", 0, ())
     with (
         Pool(1, "f" * 64, run) as pool,
         pytest.raises(RefusedError, match=r"node .*gives other pixels than the plan's"),

@@ -28,6 +28,8 @@ class Listing:
     listed: list[Entry]
     layout: str = "a list"
     place: Place = Place("/nowhere")  # noqa: RUF009 - nothing is read
+    side: int | None = None
+    in_order: bool = False
 
     def splits(self) -> tuple[str, ...]:
         return ("train",)
