@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import BaseModel, ValidationError
 
-from cluster import cli_jobs
+from cluster import cli_jobs, cli_quarantine
 from cluster.cli_jobs import Flat, Json
-from cluster.settings import EvaluateRequest, IngestRequest, TrainRequest, VerifyRequest
+from cluster.settings import EvaluateRequest, IngestRequest, RecentreRequest, RepairRequest, TrainRequest, VerifyRequest
 from cluster.words import misfit_words
 from ingest.errors import RefusedError, TenchError, UsageError
-from ingest.settings import IngestSettings, SampleSettings, VerifySettings
+from ingest.settings import IngestSettings, RecentreSettings, RepairSettings, SampleSettings, VerifySettings
 from trainer.settings import EvaluateSettings, TrainSettings
 
 if TYPE_CHECKING:
     from cluster.commands import Outcome
 
 Switch = Parameter(negative="")
+RECENTRE_DEFAULTS = RecentreSettings()
+REPAIR_DEFAULTS = RepairSettings()
 
 app = App(
     name="tench",
@@ -38,6 +40,7 @@ app = App(
     result_action="return_value",
 )
 cli_jobs.add_to(app)
+cli_quarantine.add_to(app)
 
 
 @app.command
@@ -89,26 +92,31 @@ def ingest(
 
 
 @app.command
-def inspect(dataset: str, *, html: str | None = None, png: str | None = None, json: Json = False) -> int:
-    """Show what is in a dataset.
+def inspect(
+    dataset: str, *, html: str | None = None, png: str | None = None, split: str | None = None, json: Json = False
+) -> int:
+    """Show what is in a dataset: its splits, classes, sizes and statistics.
 
     Parameters
     ----------
     dataset
         Folder of the dataset.
     html
-        Write a page with contact sheets, mean image and principal colours to this file.
+        Write a page with pictures by class, mean image, principal colours and the quarantine to this file.
     png
-        Write a contact sheet to this file.
+        Write a contact sheet to this file: a column a class.
+    split
+        Look at this split only; at all of them unless given (the contact sheet: at the first).
     """
-    from ingest.look import describe, summary_lines, write_html, write_png
+    from ingest.look import inspected, summary_lines, write_png
+    from ingest.look_page import write_html
 
-    facts = describe(dataset)
-    written: list[tuple[str, Callable[[str, Path], None]]] = []
+    facts = inspected(dataset, split)
+    written: list[tuple[str, Callable[[str, Path, str | None], None]]] = []
     written += [(html, write_html)] if html else []
     written += [(png, write_png)] if png else []
     for path, write in written:
-        write(dataset, Path(path))
+        write(dataset, Path(path), split)
         print(f"wrote {path}", file=sys.stderr)
     if json:
         _print_json(facts)
@@ -127,6 +135,40 @@ def verify(dataset: str, *, settings: Annotated[VerifySettings, Flat] = VerifySe
         Folder of the dataset.
     """
     return _run("verify", VerifyRequest(dataset=dataset, **settings.model_dump()), _home_run("verify"), json)
+
+
+@app.command
+def repair(
+    dataset: str, *, source: str, settings: Annotated[RepairSettings, Flat] = REPAIR_DEFAULTS, json: Json = False
+) -> int:
+    """Give the damaged files of a dataset their recorded bytes again; what is damaged is kept in its damaged/.
+
+    Parameters
+    ----------
+    dataset
+        Folder of the dataset.
+    source
+        Folder of the source that it was made of.
+    """
+    request = RepairRequest(dataset=dataset, source=source, **settings.model_dump())
+    return _run("repair", request, _home_run("repair"), json, settings.num_actors)
+
+
+@app.command
+def recentre(
+    dataset: str, out: str, *, settings: Annotated[RecentreSettings, Flat] = RECENTRE_DEFAULTS, json: Json = False
+) -> int:
+    """Make a centred dataset of a raw one: int16, 128 x (pixel - mean). A rerun goes on where it stopped.
+
+    Parameters
+    ----------
+    dataset
+        Folder of the sealed dataset of raw payloads; it stays as it is.
+    out
+        Folder of the new dataset.
+    """
+    request = RecentreRequest(dataset=dataset, out=out, **settings.model_dump())
+    return _run("recentre", request, _home_run("recentre"), json, settings.num_actors)
 
 
 @app.command
@@ -328,7 +370,8 @@ def _model(title: str) -> type[BaseModel]:
     from cluster.settings import KINDS, ServeSettings
 
     models: list[type[BaseModel]] = [
-        IngestSettings, VerifySettings, SampleSettings, TrainSettings, EvaluateSettings, ServeSettings, *KINDS.values()
+        IngestSettings, VerifySettings, RepairSettings, RecentreSettings, SampleSettings, TrainSettings,
+        EvaluateSettings, ServeSettings, *KINDS.values(),
     ]  # fmt: skip
     found = next((m for m in models if m.__name__ == title), None)
     if found is None:

@@ -187,7 +187,7 @@ def _submit(kind: str, settings: Settings, after: str | None, priority: int, as_
 
     values = settings.model_dump(mode="json")
     # A path is meant as seen from here; the service works elsewhere.
-    values |= {name: Place(values[name]).uri for name in PLACES if name in values}
+    values |= {name: Place(values[name]).uri for name in PLACES if values.get(name)}
     job = Client.from_environment().submit(kind, values, after, priority)
     if as_json:
         return _print(job)

@@ -11,10 +11,18 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TypeVar
 
-from cluster.settings import EvaluateRequest, IngestRequest, TrainRequest, VerifyRequest
+from cluster.settings import (
+    EvaluateRequest,
+    IngestRequest,
+    RecentreRequest,
+    RepairRequest,
+    RetryRequest,
+    TrainRequest,
+    VerifyRequest,
+)
 from ingest.errors import Interrupted, TenchError
 from ingest.progress import RunWriter, State
-from ingest.settings import IngestSettings, Settings, VerifySettings
+from ingest.settings import IngestSettings, RecentreSettings, RepairSettings, Settings, VerifySettings
 from trainer.settings import EvaluateSettings, TrainSettings
 
 S = TypeVar("S", bound=Settings)
@@ -32,7 +40,8 @@ class Outcome:
 
 def needs_ray(request: Settings) -> bool:
     """Whether a command works through Ray."""
-    return isinstance(request, IngestRequest) or (isinstance(request, TrainRequest) and request.num_workers > 0)
+    through_actors = isinstance(request, IngestRequest | RepairRequest | RecentreRequest | RetryRequest)
+    return through_actors or (isinstance(request, TrainRequest) and request.num_workers > 0)
 
 
 def execute(request: Settings, run: RunWriter, trained_run: str | None = None) -> Outcome:
@@ -70,6 +79,18 @@ def _dispatch(request: Settings, run: RunWriter, trained_run: str | None) -> dic
         from ingest.verify import verify
 
         return verify(request.dataset, part_of(request, VerifySettings), run)
+    if isinstance(request, RepairRequest):
+        from ingest.repair import repair
+
+        return repair(request.dataset, request.source, part_of(request, RepairSettings), run)
+    if isinstance(request, RecentreRequest):
+        from ingest.recentre import recentre
+
+        return recentre(request.dataset, request.out, part_of(request, RecentreSettings), run)
+    if isinstance(request, RetryRequest):
+        from ingest.retry import retry_sealed
+
+        return retry_sealed(request.dataset, request.source, request.out, run)
     if isinstance(request, TrainRequest):
         from trainer.launch import train
 

@@ -19,7 +19,10 @@ from ingest.progress import Progress as RunProgress
 from ingest.storage import Place
 
 LOOK_EVERY_S, LINE_EVERY_S = 0.3, 10.0
-TOLD = ("planned", "warning", "quarantined", "actor lost", "evaluated", "resumed", "sealed", "phase")
+TOLD = (
+    "planned", "warning", "quarantined", "actor lost", "straggler", "written twice", "repaired", "evaluated", "resumed",
+    "sealed", "phase",
+)  # fmt: skip
 MAX_QUARANTINE_LINES = 20
 
 

@@ -75,7 +75,7 @@ def admit(
 
 def needs_of(kind: str, settings: Mapping[str, Any], capacity: Capacity) -> Needs:
     """What a job of these settings asks for on a cluster of this size."""
-    if kind == "ingest":
+    if kind in ("ingest", "repair", "recentre"):
         return _ingest_needs(settings, capacity)
     if kind == "train" and settings.get("num_workers", 1):
         return _workers_needs(settings, capacity)

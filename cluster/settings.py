@@ -4,7 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from ingest.settings import Content, Execution, IngestSettings, Settings, VerifySettings
+from ingest.settings import (
+    Content,
+    Execution,
+    IngestSettings,
+    RecentreSettings,
+    RepairSettings,
+    Settings,
+    VerifySettings,
+)
 from trainer.settings import EvaluateSettings, TrainSettings
 
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f]+$")]
@@ -28,6 +36,39 @@ class VerifyRequest(VerifySettings):
     """Folder of the dataset."""
 
 
+class RepairRequest(RepairSettings):
+    """Give the damaged files of a dataset their recorded bytes again, from its source."""
+
+    dataset: Annotated[Uri, Execution]
+    """Folder of the dataset."""
+
+    source: Annotated[Uri, Execution]
+    """Folder of the source that the dataset was made of."""
+
+
+class RecentreRequest(RecentreSettings):
+    """Make a centred dataset of a raw one: each pixel minus the mean."""
+
+    dataset: Annotated[Uri, Content]
+    """Folder of the sealed dataset of raw payloads."""
+
+    out: Annotated[Uri, Execution]
+    """Folder of the new dataset."""
+
+
+class RetryRequest(Settings):
+    """Try the quarantined pictures of a sealed dataset again, in a new dataset."""
+
+    dataset: Annotated[Uri, Content]
+    """Folder of the sealed dataset."""
+
+    source: Annotated[Uri, Content]
+    """Folder of the source, as it is now."""
+
+    out: Annotated[Uri, Execution]
+    """Folder of the new dataset."""
+
+
 class TrainRequest(TrainSettings):
     """Train a network on a dataset."""
 
@@ -45,16 +86,18 @@ class EvaluateRequest(EvaluateSettings):
     """Id of the training job whose newest checkpoint is evaluated."""
 
 
-Kind = Literal["ingest", "verify", "train", "evaluate"]
+Kind = Literal["ingest", "verify", "repair", "recentre", "train", "evaluate"]
 KINDS: dict[str, type[Settings]] = {
     "ingest": IngestRequest,
     "verify": VerifyRequest,
+    "repair": RepairRequest,
+    "recentre": RecentreRequest,
     "train": TrainRequest,
     "evaluate": EvaluateRequest,
 }
 
 
-PLACES = ("source", "dataset")
+PLACES = ("source", "dataset", "out")
 """Settings that name a place: held to the service's roots."""
 
 
@@ -64,7 +107,7 @@ class JobRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: str
-    """ingest, verify, train or evaluate."""
+    """ingest, verify, repair, recentre, train or evaluate."""
 
     settings: dict[str, Any]
     """The kind's own settings; `GET /v1/kinds` shows each kind's schema."""

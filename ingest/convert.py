@@ -7,7 +7,8 @@ follow from the plan alone, so a second writer puts the same and finds that out.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import google_crc32c
@@ -16,12 +17,13 @@ import pyarrow as pa
 
 from ingest.errors import TenchError
 from ingest.formats import FORMATS, Record, WrittenShard
+from ingest.isolated import Decode, IsolatedDecoder
 from ingest.pixel_stats import PixelSums
 from ingest.pixels import PictureError, encode, rescale
-from ingest.plan import PlannedEntry
-from ingest.quarantine import Verdict, put_verdict
+from ingest.plan import Plan, PlannedEntry, planned_entries, rows_bytes
+from ingest.quarantine import Verdict, binding_verdicts, put_verdict
 from ingest.settings import PlannedSettings
-from ingest.sources import ReadEntries
+from ingest.sources import ReadEntries, Source
 from ingest.storage import Place
 
 INDEX_PART = pa.schema(
@@ -38,21 +40,48 @@ INDEX_PART = pa.schema(
 
 
 @dataclass(frozen=True)
-class ShardTask:
-    """What an actor needs to make one shard."""
+class Writing:
+    """Where shards go and how they are written; what a kind of job adds to this stands in its own class."""
 
-    source: Place
-    read: ReadEntries
     dataset: Place
     settings: PlannedSettings
     wnids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Conversion(Writing):
+    """What all shards of a conversion share; it is sent to the actors once."""
+
+    source: Place
+    read: ReadEntries
+    decode: Decode = rescale
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """What an actor needs to make one shard. `rows` are its entries in plan order, as an Arrow stream."""
+
+    job: Conversion
     split: str
     number: int
-    entries: tuple[PlannedEntry, ...]
+    first_row: int
+    num_samples: int
+    rows: bytes
+    isolated: bool = False
+    """Decode in a child process: one of the pictures ended or stalled its process before."""
 
-    def make(self) -> "ShardReport":
+    @property
+    def entries(self) -> list[PlannedEntry]:
+        """The entries, good and bad, each with its row in the split."""
+        return planned_entries(self.rows, self.first_row)
+
+    def make(self) -> "Made":
         """Make the shard, on the core where this is called."""
         return convert_shard(self)
+
+    def isolate(self) -> "ShardTask":
+        """The same shard, decoded in a child process."""
+        return replace(self, isolated=True)
 
 
 @dataclass(frozen=True)
@@ -79,6 +108,14 @@ class ShardReport:
         return cls(**json.loads(data))
 
 
+@dataclass(frozen=True)
+class Made:
+    """A shard that is there now, and whether another writer had put it before."""
+
+    report: ShardReport
+    already_there: bool
+
+
 def shard_path(split: str, number: int, extension: str) -> str:
     """Where a shard lies: `train/00042.arrow`."""
     return f"{split}/{number:05d}.{extension}"
@@ -89,27 +126,42 @@ def part_path(split: str, number: int, extension: str) -> str:
     return f"parts/{split}-{number:05d}.{extension}"
 
 
-def convert_shard(task: ShardTask) -> ShardReport:
+def shard_tasks(
+    source: Source, dataset: Place, plan: Plan, settings: PlannedSettings, shards: Iterable[tuple[str, int]]
+) -> Iterator[ShardTask]:
+    """The tasks of some shards (split, number) of a plan, each built when it is asked for."""
+    job = Conversion(dataset, settings, tuple(plan.wnids), source.place, source.read)
+    for split, number in shards:
+        first, rows = plan.shard_rows(split, number)
+        yield ShardTask(job, split, number, first, len(rows), rows_bytes(rows))
+
+
+def convert_shard(task: ShardTask) -> Made:
     """Make a shard and put it, its sums, its index rows and its report.
 
     Raises TenchError if another writer put other bytes, or if the source changed while it was read.
     """
+    job, entries = task.job, task.entries
     records: list[Record] = []
     verdicts: list[Verdict] = []
-    sums = PixelSums(task.settings.side) if task.split == "train" else None
-    for planned, data in zip(task.entries, _bytes(task), strict=True):
-        try:
-            picture = rescale(data, task.settings)
-        except PictureError as error:
-            entry = planned.entry
-            verdicts.append(Verdict(task.split, planned.row, entry.key, error.code, error.message, len(data)))
-            put_verdict(task.dataset, verdicts[-1], data)
-            continue
-        if sums is not None:
-            sums.add(picture.pixels)
-        payload = encode(picture.pixels, task.settings)
-        records.append(_record(planned, payload, picture.width, picture.height))
-    return _put_all(task, records, sums, verdicts)
+    sums = PixelSums(job.settings.side) if task.split == "train" else None
+    bound = binding_verdicts(job.dataset, task.split, range(task.first_row, task.first_row + task.num_samples))
+    with ExitStack() as stack:
+        decode = stack.enter_context(IsolatedDecoder(job.decode, job.settings)) if task.isolated else job.decode
+        for planned, data in zip(entries, job.read(job.source, [p.entry for p in entries]), strict=True):
+            if planned.row in bound:
+                verdicts.append(bound[planned.row])
+                continue
+            try:
+                picture = decode(data, job.settings)
+            except PictureError as error:
+                verdicts.append(_condemned(task, planned, data, error))
+                continue
+            if sums is not None:
+                sums.add_planes(picture.planes)
+            payload = encode(picture.image, job.settings)
+            records.append(_record(planned, payload, picture.width, picture.height))
+    return put_shard(job, (task.split, task.number), records, sums, verdicts)
 
 
 def content_sha256(samples: Iterable[tuple[str, int, bytes]]) -> str:
@@ -121,51 +173,62 @@ def content_sha256(samples: Iterable[tuple[str, int, bytes]]) -> str:
     return digest.hexdigest()
 
 
-def _bytes(task: ShardTask) -> Iterator[bytes]:
-    return task.read(task.source, [p.entry for p in task.entries])
+def _condemned(task: ShardTask, planned: PlannedEntry, data: bytes, error: PictureError) -> Verdict:
+    """Put the verdict and the bytes of a bad picture; the verdict that holds."""
+    verdict = Verdict(task.split, planned.row, planned.entry.key, error.code, error.message, len(data))
+    return put_verdict(task.job.dataset, verdict, data)
 
 
 def _record(planned: PlannedEntry, payload: bytes, width: int, height: int) -> Record:
     return Record(planned.entry.key, planned.label, planned.entry.wnid, payload, width, height)
 
 
-def _put_all(
-    task: ShardTask, records: Sequence[Record], sums: PixelSums | None, verdicts: Sequence[Verdict]
-) -> ShardReport:
-    format_ = FORMATS[task.settings.format]
-    shard: WrittenShard = format_.write(records, task.settings.payload, task.wnids)
-    path = shard_path(task.split, task.number, format_.EXTENSION)
-    _put_same(task.dataset, path, shard.data)
-    parts = {shard_path(task.split, task.number, extension): data for extension, data in shard.side_files.items()}
+def put_shard(
+    job: Writing,
+    shard: tuple[str, int],
+    records: Sequence[Record],
+    sums: PixelSums | None,
+    verdicts: Sequence[Verdict],
+) -> Made:
+    """Put a shard (split, number), its sums, its index rows and its report.
+
+    Raises TenchError if another writer put other bytes.
+    """
+    format_ = FORMATS[job.settings.format]
+    written: WrittenShard = format_.write(records, job.settings.payload, job.wnids)
+    path = shard_path(*shard, format_.EXTENSION)
+    is_new = _put_same(job.dataset, path, written.data)
+    parts = {shard_path(*shard, extension): data for extension, data in written.side_files.items()}
     if sums is not None:
-        parts[part_path(task.split, task.number, "npz")] = sums.to_bytes()
-    parts[part_path(task.split, task.number, "arrow")] = _index_rows(records, shard)
+        parts[part_path(*shard, "npz")] = sums.to_bytes()
+    parts[part_path(*shard, "arrow")] = _index_rows(records, written)
     for name, data in parts.items():
-        _put_same(task.dataset, name, memoryview(data))
+        _put_same(job.dataset, name, memoryview(data))
     report = ShardReport(
-        task.split, task.number, path, hashlib.sha256(shard.data).hexdigest(), len(shard.data), len(records),
+        *shard, path, hashlib.sha256(written.data).hexdigest(), len(written.data), len(records),
         content_sha256((r.key, r.label, r.payload) for r in records),
         {n: hashlib.sha256(d).hexdigest() for n, d in parts.items()},
         [{"row": v.row, "key": v.key, "code": v.code} for v in verdicts],
     )  # fmt: skip
-    _put_same(task.dataset, part_path(task.split, task.number, "json"), memoryview(report.to_bytes()))
-    return report
+    _put_same(job.dataset, part_path(*shard, "json"), memoryview(report.to_bytes()))
+    return Made(report, not is_new)
 
 
-def _put_same(dataset: Place, path: str, data: memoryview) -> None:
-    """Put a file, or find that another writer put the same bytes. A piece of them that was cut is set aside."""
+def _put_same(dataset: Place, path: str, data: memoryview) -> bool:
+    """Put a file; False if another writer put the same bytes before. A piece of them that was cut is set aside."""
     if dataset.put_new(path, data):
-        return
+        return True
     found = dataset.get(path)
     if len(found) < len(data) and found == data[: len(found)]:
         dataset.move(path, f"damaged/{path}")
-        _put_same(dataset, path, data)
-    elif found != data:
+        return _put_same(dataset, path, data)
+    if found != data:
         raise TenchError(
             f"{dataset.name(path)}: another writer of this plan put other bytes than this one; two machines convert "
             "pictures differently, or the source changed between them. Compare their imaging libraries "
             "(`tench inspect` shows the dataset's), remove the dataset's folder and start again"
         )
+    return False
 
 
 def _index_rows(records: Sequence[Record], shard: WrittenShard) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ingest.centring import restored
 from ingest.errors import DamageError, RefusedError
 from ingest.manifest import ClassName, Manifest, ShardFile, read_manifest
 from ingest.pixel_stats import Float64, Pca
@@ -181,9 +182,11 @@ class Split:
         return payload
 
     def pixels(self, row: int) -> npt.NDArray[np.uint8]:
-        """A sample's picture, uint8 (side, side, 3) RGB, its checksum verified."""
+        """A sample's picture, uint8 (side, side, 3) RGB, of any payload; its checksum verified."""
         from ingest.pixels import decode_payload
 
+        if self.dataset.payload == "centered":
+            return restored(self.payload(row), self.dataset.mean)
         return decode_payload(self.payload(row), self.dataset.payload, self.dataset.side)
 
     def _map(self, number: int) -> npt.NDArray[np.uint8]:

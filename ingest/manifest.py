@@ -82,12 +82,15 @@ class Manifest(_Part):
     versions: dict[str, str]
     layout: str
     created_at: float
+    parent: str | None = None
+    """Id of the dataset that this one was made of, if it was not made of pictures."""
     manifest_sha256: str = ""
 
     def computed_dataset_id(self) -> str:
         """SHA-256 over what determines the bytes: no times, no paths outside, no library versions."""
         return sha256_json(
             {
+                **({"parent": self.parent} if self.parent else {}),
                 "format_version": self.format_version,
                 "settings": self.settings,
                 "classes": [c.wnid for c in self.classes],

@@ -23,17 +23,19 @@ CHANNEL_PAIRS = tuple((i, j) for i in range(3) for j in range(i, 3))
 class PixelSums:
     """Sums over `count` pictures: `pixels` uint64 (side, side, 3), `moments` uint64 (3, 3) of channel products.
 
-    Adding costs a quarter of what decoding does, so it is done in the narrowest types that are still exact: uint16
-    holds the sum of 257 pictures, float32 that of 256 products.
+    Adding comes after every decode, so it is done a channel at a time, in the narrowest types that are still exact:
+    uint16 holds the sum of 257 pictures, float32 that of 256 products.
     """
 
     def __init__(self, side: int, count: int = 0) -> None:
         self.side, self.count = side, count
-        self.moments = np.zeros((3, 3), np.uint64)
         self._pixels = np.zeros((side, side, 3), np.uint64)
-        self._recent = np.zeros((side, side, 3), np.uint16)
+        self._moments = np.zeros((3, 3), np.uint64)
+        self._recent = np.zeros((3, side, side), np.uint16)
         self._num_recent = 0
-        self._planes = np.zeros((3, -(-side * side // EXACT_PRODUCTS), EXACT_PRODUCTS), np.float32)
+        blocks = -(-side * side // EXACT_PRODUCTS)
+        self._planes = np.zeros((3, blocks, EXACT_PRODUCTS), np.float32)
+        self._recent_products = np.zeros((len(CHANNEL_PAIRS), blocks), np.float64)
 
     @property
     def pixels(self) -> npt.NDArray[np.uint64]:
@@ -41,31 +43,43 @@ class PixelSums:
         self._settle()
         return self._pixels
 
+    @property
+    def moments(self) -> npt.NDArray[np.uint64]:
+        """Sum of the products of each two channels over all pixels."""
+        self._settle()
+        return self._moments
+
     def add(self, pixels: npt.NDArray[np.uint8]) -> None:
         """Count one uint8 (side, side, 3) picture."""
+        self.add_planes(np.ascontiguousarray(pixels.reshape(-1, 3).T))
+
+    def add_planes(self, planes: npt.NDArray[np.uint8]) -> None:
+        """Count one picture, uint8 (3, side * side): its red, green and blue values."""
         if self._num_recent == EXACT_PICTURES:
             self._settle()
-        self._recent += pixels
+        self._recent += planes.reshape(self._recent.shape)
         self._num_recent += 1
         self.count += 1
-        planes = self._planes  # (3, blocks, products), zeros behind the last pixel
-        planes.reshape(3, -1)[:, : self.side**2] = np.ascontiguousarray(pixels.reshape(-1, 3).T)
-        for i, j in CHANNEL_PAIRS:
-            total = np.vecdot(planes[i], planes[j]).astype(np.uint64).sum()
-            self.moments[i, j] += total
-            if i != j:
-                self.moments[j, i] += total
+        exact = self._planes  # (3, blocks, products), zeros behind the last pixel
+        exact.reshape(3, -1)[:, : self.side**2] = planes
+        for pair, (i, j) in enumerate(CHANNEL_PAIRS):
+            self._recent_products[pair] += np.vecdot(exact[i], exact[j])
 
     def merge(self, other: "PixelSums") -> None:
         """Add the sums of other pictures."""
         self.count += other.count
         self._pixels += other.pixels
-        self.moments += other.moments
+        self._moments += other.moments
 
     def _settle(self) -> None:
-        """Move the recent pictures to the total."""
-        self._pixels += self._recent
+        """Move the recent pictures to the totals."""
+        self._pixels += self._recent.transpose(1, 2, 0)
+        for (i, j), products in zip(CHANNEL_PAIRS, self._recent_products, strict=True):
+            total = products.astype(np.uint64).sum()
+            self._moments[i, j] += total
+            self._moments[j, i] += total if i != j else np.uint64(0)
         self._recent.fill(0)
+        self._recent_products.fill(0)
         self._num_recent = 0
 
     def to_bytes(self) -> bytes:
@@ -92,7 +106,7 @@ class PixelSums:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             sums = cls(int(file["pixels"].shape[0]), int(file["count"]))
             sums._pixels = file["pixels"].astype(np.uint64)
-            sums.moments = file["moments"].astype(np.uint64)
+            sums._moments = file["moments"].astype(np.uint64)
             return sums
 
 

@@ -37,11 +37,18 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-Code = Literal["empty", "not a picture", "format not allowed", "truncated", "corrupt", "too large"]
+Code = Literal[
+    "empty", "not a picture", "format not allowed", "truncated", "corrupt", "too large",
+    "decoder crashed", "decoder timed out", "decoder out of memory",
+]  # fmt: skip
+BINDING: tuple[Code, ...] = ("decoder crashed", "decoder timed out", "decoder out of memory")
+"""Reasons that depend on the machine and the moment: such a verdict, once put, holds for every attempt."""
 Pixels = npt.NDArray[np.uint8]
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 ImageFile.LOAD_TRUNCATED_IMAGES = False
+# What it warns of (sizes, odd EXIF) is refused or allowed here by our own rules. Set once: not safe among threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class PictureError(TenchError):
@@ -66,11 +73,21 @@ SWAPS_SIDES = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A rescaled picture: uint8 (side, side, 3) RGB, and the width and height that it had."""
+    """A rescaled picture, RGB, side x side, and the width and height that it had."""
 
-    pixels: Pixels
+    image: Image.Image
     width: int
     height: int
+
+    @property
+    def pixels(self) -> Pixels:
+        """uint8 (side, side, 3) RGB."""
+        return np.asarray(self.image)
+
+    @property
+    def planes(self) -> Pixels:
+        """uint8 (3, side * side): the red, the green and the blue values, taken apart by the imaging library."""
+        return np.frombuffer(b"".join(self.image.tobytes("raw", c) for c in "RGB"), np.uint8).reshape(3, -1)
 
 
 def rescale(data: bytes, settings: PlannedSettings) -> Picture:
@@ -93,15 +110,15 @@ def rescale(data: bytes, settings: PlannedSettings) -> Picture:
             image = image.resize(scaled, FILTERS[settings.filter])
         left, top = (scaled[0] - settings.side) // 2, (scaled[1] - settings.side) // 2
         square = image.crop((left, top, left + settings.side, top + settings.side))
-        return Picture(np.asarray(square), width, height)
+        return Picture(square, width, height)
 
 
-def encode(pixels: Pixels, settings: PlannedSettings) -> bytes:
-    """The payload of uint8 (side, side, 3) pixels: a JPEG, or the bytes themselves in row order."""
+def encode(image: Image.Image, settings: PlannedSettings) -> bytes:
+    """The payload of an RGB image: a JPEG, or the pixels' bytes in row order."""
     if settings.payload == "raw":
-        return pixels.tobytes()
+        return image.tobytes()
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=settings.quality, subsampling=settings.subsampling)
+    image.save(file, "JPEG", quality=settings.quality, subsampling=settings.subsampling)
     return file.getvalue()
 
 
@@ -120,9 +137,9 @@ def pixel_fingerprint() -> str:
     for probe in _probes():
         for name in FILTERS:
             settings = PlannedSettings.model_validate({"filter": name})
-            pixels = rescale(probe, settings).pixels
-            digest.update(pixels.tobytes())
-            digest.update(encode(pixels, settings))
+            image = rescale(probe, settings).image
+            digest.update(image.tobytes())
+            digest.update(encode(image, settings))
     return digest.hexdigest()
 
 
@@ -205,13 +222,10 @@ def _open(data: bytes) -> Image.Image:
 def _reasons() -> Iterator[None]:
     """Turn what the imaging library raises into our fixed codes."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
+        yield
     except PictureError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise PictureError("too large", str(error)) from error
     except (
         OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, zlib.error, struct.error

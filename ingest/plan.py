@@ -5,16 +5,25 @@ hash covers (key, label, size) in key order, the plan hash the same in plan orde
 lie, so archives and class folders of the same pictures have one plan.
 """
 
-import hashlib
 import json
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from ingest.errors import RefusedError
+from ingest.listing import (
+    CHUNK,
+    RowsHash,
+    by_key,
+    in_source_order,
+    listed,
+    refuse_empty_classes,
+    refuse_twice,
+    rows_hash,
+    shuffled,
+    taken,
+)
 from ingest.progress import FORMAT_VERSION
 from ingest.settings import IngestSettings, PlannedSettings
 from ingest.sources import Entry, Source
@@ -22,15 +31,6 @@ from ingest.synsets import Synset, in_label_order
 
 PLAN = "plan.json"
 DEFAULT_SIDE = 256
-ENTRIES = pa.schema(
-    [
-        ("key", pa.string()),
-        ("label", pa.int32()),
-        ("archive", pa.dictionary(pa.int32(), pa.string())),
-        ("offset", pa.uint64()),
-        ("length", pa.uint64()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class Plan:
     def num_shards(self, split: str) -> int:
         return -(-len(self.entries[split]) // self.samples_per_shard)
 
+    def shard_rows(self, split: str, number: int) -> tuple[int, pa.Table]:
+        """The rows of a shard, and which row of the split comes first."""
+        first = number * self.samples_per_shard
+        return first, self.entries[split].slice(first, self.samples_per_shard)
+
     def shards(self) -> Iterator[tuple[str, int]]:
         """(split, number) of every shard."""
         for split in self.entries:
@@ -94,28 +99,43 @@ def make_plan(source: Source, chosen: IngestSettings, fingerprint: str) -> Plan:
     settings = planned(chosen, source)
     classes = in_label_order(source.synsets(), settings.label_order)
     labels = {synset.wnid: label for label, synset in enumerate(classes)}
-    tables = {}
+    tables, listing = {}, RowsHash()
     for split in source.splits():
-        entries = _listed(source, split)
+        table = listed(source, split, labels)
+        keys_sorted = by_key(table)
+        refuse_twice(source, split, table, keys_sorted)
         if split == "train":
-            _refuse_empty_classes(source, classes, entries)
-        tables[split] = _table(_ordered(entries, settings), labels)
+            refuse_empty_classes(source, classes, table)
+        listing.add(split, table, keys_sorted)
+        order = in_source_order(table) if settings.order == "source" else shuffled(table, settings.seed)
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        del table
+        tables[split] = taken(columns, order)
     record = {
         "format_version": FORMAT_VERSION,
         "settings": settings.content(),
         "classes": [s.wnid for s in classes],
         "splits": {split: len(table) for split, table in tables.items()},
-        "listing_hash": rows_hash({split: table.sort_by("key") for split, table in tables.items()}),
+        "listing_hash": listing.hexdigest(),
         "plan_hash": rows_hash(tables),
         "pixel_fingerprint": fingerprint,
     }
     return Plan(record, tables, tuple(classes))
 
 
-def shard_entries(table: pa.Table, number: int, samples_per_shard: int) -> list[PlannedEntry]:
-    """The entries of one shard."""
-    first = number * samples_per_shard
-    rows = table.slice(first, samples_per_shard).to_pylist()
+def rows_bytes(rows: pa.Table) -> bytes:
+    """Rows of a plan as an Arrow stream, for a process on another node."""
+    archives = rows.column("archive").cast(pa.string())  # without the names of all the others
+    rows = rows.set_column(rows.schema.get_field_index("archive"), "archive", archives)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
+
+
+def planned_entries(data: bytes, first: int) -> list[PlannedEntry]:
+    """The entries of an Arrow stream whose first row is row `first` of its split."""
+    rows = pa.ipc.open_stream(data).read_all().to_pylist()
     return [
         PlannedEntry(
             Entry(r["key"], r["key"].rpartition("/")[0], r["archive"], r["offset"], r["length"]), first + i, r["label"]
@@ -124,28 +144,17 @@ def shard_entries(table: pa.Table, number: int, samples_per_shard: int) -> list[
     ]
 
 
-def rows_hash(tables: dict[str, pa.Table]) -> str:
-    """SHA-256 over (key, label, size) of the entries of each split, in the order given."""
-    digest = hashlib.sha256()
-    for split, table in tables.items():
-        digest.update(f"{split}\n".encode())
-        columns = (table.column(name).to_pylist() for name in ("key", "label", "length"))
-        for key, label, length in zip(*columns, strict=True):
-            digest.update(f"{key}\t{label}\t{length}\n".encode())
-    return digest.hexdigest()
-
-
 def plan_bytes(record: dict[str, Any]) -> bytes:
     """plan.json as it is put."""
     return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
-def entries_bytes(table: pa.Table) -> bytes:
+def entries_bytes(table: pa.Table) -> memoryview:
     """plan/entries-<split>.arrow as it is put."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks(), max_chunksize=65536)
-    return bytes(sink.getvalue())
+        writer.write_table(table.combine_chunks(), max_chunksize=CHUNK)
+    return memoryview(sink.getvalue()).cast("B")
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -172,50 +181,3 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     if not said and found["plan_hash"] != wanted["plan_hash"]:
         said.append("the source stores its pictures in another order than before")
     return said
-
-
-def _listed(source: Source, split: str) -> list[Entry]:
-    """Entries in the source's own order, each key once."""
-    entries = list(source.entries(split))
-    if not entries:
-        raise RefusedError(f"{source.place.uri}: split {split} holds no pictures ({source.layout})")
-    seen: dict[str, Entry] = {}
-    for entry in entries:
-        if (other := seen.setdefault(entry.key, entry)) is not entry:
-            raise RefusedError(
-                f"{source.place.uri}: split {split} holds {entry.key} twice: in {other.archive} (at {other.offset}) and "
-                f"in {entry.archive} (at {entry.offset}); a key is class and file name without extension, and must "
-                "be unique: rename or remove one"
-            )
-    return entries
-
-
-def _refuse_empty_classes(source: Source, classes: list[Synset], entries: list[Entry]) -> None:
-    missing = {s.wnid for s in classes} - {e.wnid for e in entries}
-    if missing:
-        raise RefusedError(
-            f"{source.place.uri}: {len(missing)} of {len(classes)} classes have no training picture, first "
-            f"{min(missing)}; complete the source, or remove the class"
-        )
-
-
-def _ordered(entries: list[Entry], settings: PlannedSettings) -> list[Entry]:
-    if settings.order == "source":
-        return sorted(entries, key=lambda e: (e.archive, e.offset, e.key))
-    seed = struct.pack("<Q", settings.seed)
-
-    def place(entry: Entry) -> tuple[bytes, str]:
-        return hashlib.blake2b(entry.key.encode(), digest_size=16, key=seed).digest(), entry.key
-
-    return sorted(entries, key=place)
-
-
-def _table(entries: list[Entry], labels: dict[str, int]) -> pa.Table:
-    columns = [
-        pa.array([e.key for e in entries], pa.string()),
-        pa.array([labels.get(e.wnid, -1) for e in entries], pa.int32()),
-        pa.array([e.archive for e in entries], pa.string()).dictionary_encode(),
-        pa.array([e.offset for e in entries], pa.uint64()),
-        pa.array([e.length for e in entries], pa.uint64()),
-    ]
-    return pa.Table.from_arrays(columns, schema=ENTRIES)

@@ -167,7 +167,7 @@ class RunWriter:
         """Replace the progress; calls that come faster than twice a second are left out unless forced."""
         now = time.time()
         self._rate.note(phase, now, done)
-        if not force and now - self._progress_at < PROGRESS_EVERY_S:
+        if not force and not self.progress_due():
             return
         self._progress_at = now
         self._seq += 1
@@ -179,6 +179,10 @@ class RunWriter:
         )  # fmt: skip
         self.place.replace(f"progress/{self.attempt:04d}.json", to_json(progress.model_dump()))
         self._flush_if_due(now)
+
+    def progress_due(self) -> bool:
+        """True if the next progress will be written: figures that cost something are worth gathering."""
+        return time.time() - self._progress_at >= PROGRESS_EVERY_S
 
     def flush(self) -> None:
         """Close the event segment that is open. Raises Interrupted if a later attempt has taken over."""

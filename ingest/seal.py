@@ -20,9 +20,11 @@ from ingest.pixels import imaging_library
 from ingest.plan import PLAN, Plan
 from ingest.png import png_bytes
 from ingest.progress import FORMAT_VERSION
+from ingest.quarantine import verdict_path
 from ingest.storage import Place
 
 INDEX = pa.schema([("shard", pa.uint32()), *INDEX_PART])
+SUMS = "statistics/sums.npz"
 HASHED_AT_ONCE = 4
 BLOCK = 2**22
 
@@ -46,7 +48,8 @@ def seal(dataset: Place, plan: Plan, reports: Sequence[ShardReport], layout: str
     """
     splits = {split: [r for r in reports if r.split == split] for split in plan.entries}
     indexes = {split: _put_index(dataset, split, of_split) for split, of_split in splits.items()}
-    sums = _merged_sums(dataset, plan, splits["train"])
+    sums = merged_sums(dataset, plan.settings.side, (report.number for report in splits["train"]))
+    _refuse_no_pictures(dataset, sums)
     derived = _put_statistics(dataset, sums)
     quarantine = tuple(QuarantinedKey(split=r.split, **q) for r in reports for q in r.quarantined)
     paths = _determined_paths(plan, reports, quarantine, indexes)
@@ -58,7 +61,7 @@ def seal(dataset: Place, plan: Plan, reports: Sequence[ShardReport], layout: str
         splits={s: _split_facts(plan, s, r, indexes[s]) for s, r in splits.items()},
         sums_sha256=sums.digest(), quarantine=quarantine, files=_hashes(dataset, paths),
         derived=_hashes(dataset, derived), imaging=imaging_library(), versions=_versions(), layout=layout,
-        created_at=round(time.time(), 3),
+        created_at=round(time.time(), 3), parent=plan.record.get("parent"),
     )  # fmt: skip
     ids = {"dataset_id": unsealed.computed_dataset_id(), "content_id": unsealed.computed_content_id()}
     return _put_manifest(dataset, unsealed.model_copy(update=ids))
@@ -92,46 +95,61 @@ def _hashes(dataset: Place, paths: Iterable[str]) -> dict[str, StoredHash]:
         return dict(zip(ordered, pool.map(lambda p: sha256_of(dataset, p), ordered), strict=True))
 
 
-def _put_index(dataset: Place, split: str, reports: Sequence[ShardReport]) -> tuple[str, np.ndarray]:
-    """Join the index rows of all shards of a split; its path, and the labels in index order."""
+def joined_index(dataset: Place, split: str, numbers: Iterable[int]) -> tuple[bytes, np.ndarray]:
+    """The index rows of all shards of a split as one file, and its labels, from the parts. FileNotFoundError."""
     sink = pa.BufferOutputStream()
     labels = []
     with pa.ipc.new_file(sink, INDEX) as writer:
-        for report in reports:
-            part = pa.ipc.open_file(pa.py_buffer(dataset.get(part_path(split, report.number, "arrow")))).read_all()
-            shard = pa.array(np.full(len(part), report.number, np.uint32))
+        for number in numbers:
+            part = pa.ipc.open_file(pa.py_buffer(dataset.get(part_path(split, number, "arrow")))).read_all()
+            shard = pa.array(np.full(len(part), number, np.uint32))
             rows = part.add_column(0, INDEX.field("shard"), shard)
             labels.append(rows.column("label").to_numpy())
             for batch in rows.to_batches():
                 writer.write_batch(batch)
-    path = f"index/{split}.arrow"
-    _put_determined(dataset, path, bytes(sink.getvalue()))
-    return path, np.concatenate(labels)
+    return bytes(sink.getvalue()), np.concatenate(labels)
 
 
-def _merged_sums(dataset: Place, plan: Plan, reports: Sequence[ShardReport]) -> PixelSums:
-    sums = PixelSums(int(plan.record["settings"]["side"]))
-    for report in reports:
-        sums.merge(PixelSums.from_bytes(dataset.get(part_path("train", report.number, "npz"))))
-    if sums.count == 0:
-        raise RefusedError(
-            f"{dataset.uri}: not one training picture could be decoded; see {dataset.name('quarantine')}"
-        )
+def merged_sums(dataset: Place, side: int, numbers: Iterable[int]) -> PixelSums:
+    """The total of the sums of all training shards, from the parts. Raises FileNotFoundError."""
+    sums = PixelSums(side)
+    for number in numbers:
+        sums.merge(PixelSums.from_bytes(dataset.get(part_path("train", number, "npz"))))
     return sums
 
 
-def _put_statistics(dataset: Place, sums: PixelSums) -> list[str]:
-    """Put the sums and what follows from them; the paths of the latter."""
-    _put_determined(dataset, "statistics/sums.npz", sums.to_bytes())
+def derived_files(sums: PixelSums) -> dict[str, bytes]:
+    """The files that follow from the sums, by path; their last bits depend on the processor."""
     mean = mean_image(sums)
     array = io.BytesIO()
     np.save(array, mean)
     pca = json.dumps({"num_samples": sums.count, **rgb_pca(sums).to_json()}, indent=1).encode() + b"\n"
-    derived = {
+    return {
         "statistics/mean.npy": array.getvalue(),
         "statistics/mean.png": png_bytes(np.rint(mean).astype(np.uint8)),
         "statistics/pca.json": pca,
     }
+
+
+def _put_index(dataset: Place, split: str, reports: Sequence[ShardReport]) -> tuple[str, np.ndarray]:
+    """Put the index of a split; its path, and the labels in index order."""
+    path = f"index/{split}.arrow"
+    data, labels = joined_index(dataset, split, (report.number for report in reports))
+    _put_determined(dataset, path, data)
+    return path, labels
+
+
+def _refuse_no_pictures(dataset: Place, sums: PixelSums) -> None:
+    if sums.count == 0:
+        raise RefusedError(
+            f"{dataset.uri}: not one training picture could be decoded; see {dataset.name('quarantine')}"
+        )
+
+
+def _put_statistics(dataset: Place, sums: PixelSums) -> list[str]:
+    """Put the sums and what follows from them; the paths of the latter."""
+    _put_determined(dataset, SUMS, sums.to_bytes())
+    derived = derived_files(sums)
     for path, data in derived.items():
         dataset.put_new(path, data)
     return list(derived)
@@ -143,12 +161,12 @@ def _determined_paths(
     quarantine: Sequence[QuarantinedKey],
     indexes: dict[str, tuple[str, np.ndarray]],
 ) -> set[str]:
-    paths = {PLAN, "statistics/sums.npz", *(path for path, _ in indexes.values())}
+    paths = {PLAN, SUMS, *(path for path, _ in indexes.values())}
     paths |= {f"plan/entries-{split}.arrow" for split in plan.entries}
     for report in reports:
         paths |= {report.path, part_path(report.split, report.number, "json"), *report.part_sha256}
     for bad in quarantine:
-        paths |= {f"quarantine/{bad.split}-{bad.row:08d}.json", f"quarantine/{bad.split}-{bad.row:08d}.bin"}
+        paths |= {f"{verdict_path(bad.split, bad.row)}.json", f"{verdict_path(bad.split, bad.row)}.bin"}
     return paths
 
 

@@ -2,25 +2,46 @@
 
 A `Place` is a root (a dataset, a source, a run folder); paths inside it are relative and use `/`. A put is
 create-only unless it says `replace`: it appears whole or not at all, and the second writer of a path is told.
+
+A request to a remote place that fails or times out is tried again up to `MAX_RETRIES` times within `RETRY_S`
+seconds, waiting longer each time (obstore's own retries). A body that breaks off is taken up where it broke, as
+part of the same retries, if the server gives its files tags; if not, the request is made again, `BODY_ATTEMPTS`
+times in all.
 """
 
+import errno
 import os
 import re
+import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore, from_url
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotSupportedError
+from obstore.store import HTTPStore, LocalStore, from_url
 
-from ingest.errors import RefusedError
+from ingest.errors import RefusedError, TenchError
 
-REMOTE_SCHEMES = ("s3://", "gs://", "az://", "http://", "https://")
+WEB_SCHEMES = ("http://", "https://")
+REMOTE_SCHEMES = ("s3://", "gs://", "az://", *WEB_SCHEMES)
+MAX_RETRIES, RETRY_S = 10, 180
+BODY_ATTEMPTS = 5
 STAGED = re.compile(r"#\d+$")
 """How the local store names a file that is not whole yet; its own listing leaves them out as well."""
+REMEDIES = {
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some of this user's space there, or have the quota raised",
+    errno.EROFS: "mount that disk writable, or choose another folder",
+    errno.EACCES: "let this user write there, or choose another folder",
+    errno.EPERM: "let this user write there, or choose another folder",
+}
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How obstore names the number of an error that it has from the system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +65,8 @@ class Place:
             raise RefusedError(f"{text}: unknown kind of place {scheme}://; expected {known}")
         self.is_local = "://" not in text
         self.uri = str(Path(text).expanduser().absolute()) if self.is_local else text.rstrip("/")
+        self.can_list = not text.startswith(WEB_SCHEMES)
+        """False for a web server: it names no files, and takes none."""
 
     def __reduce__(self) -> tuple[type["Place"], tuple[str]]:
         return Place, (self.uri,)
@@ -55,7 +78,12 @@ class Place:
     def _store(self) -> Any:
         if self.is_local:
             return LocalStore(self.uri, mkdir=True)
-        return from_url(self.uri)
+        retries: Any = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
+        if self.can_list:
+            return from_url(self.uri, retry_config=retries)
+        return HTTPStore.from_url(
+            self.uri, retry_config=retries, client_options={"allow_http": self.uri.startswith("http://")}
+        )
 
     def local_path(self, path: str = "") -> Path:
         """Where a file lies on this machine's disk. Raises RefusedError for a remote place."""
@@ -72,17 +100,41 @@ class Place:
         return f"{self.uri}/{path}" if path else self.uri
 
     def get(self, path: str) -> bytes:
-        """The whole file. Raises FileNotFoundError."""
+        """The whole file. Raises FileNotFoundError, TenchError (see `_fetch`)."""
         if self.is_local:
             return Path(self.uri, path).read_bytes()
-        return bytes(obstore.get(self._store, path).bytes())
+        return self._fetch(path, None)
 
     def get_range(self, path: str, start: int, length: int) -> bytes:
-        """Bytes [start, start + length) of a file; fewer if the file ends before. Raises FileNotFoundError."""
+        """Bytes [start, start + length) of a file; fewer if the file ends before.
+
+        Raises FileNotFoundError, TenchError (see `_fetch`), RefusedError (the server gives no parts of files).
+        """
         if self.is_local:
             with open(Path(self.uri, path), "rb", buffering=0) as file:
                 return os.pread(file.fileno(), length, start)
-        return bytes(obstore.get_range(self._store, path, start=start, length=length)) if length else b""
+        return self._fetch(path, {"range": (start, start + length)}) if length else b""
+
+    def _fetch(self, path: str, options: Any) -> bytes:
+        """The body of one request. Raises TenchError if it breaks off again and again."""
+        attempt = 0
+        while True:
+            try:
+                answer = obstore.get(self._store, path, options=options)
+            except NotSupportedError as error:
+                raise RefusedError(
+                    f"{self.name(path)}: asked for a part of it, this server sends all of it (it knows no ranges); use "
+                    "another server, or fetch the files and give their folder"
+                ) from error
+            try:
+                return bytes(answer.bytes())
+            except GenericError as error:
+                attempt += 1
+                if attempt == BODY_ATTEMPTS:
+                    raise TenchError(
+                        f"{self.name(path)}: broke off {BODY_ATTEMPTS} times ({str(error).splitlines()[0]}); mend the "
+                        "connection, then run the same command again"
+                    ) from error
 
     def exists(self, path: str) -> bool:
         """True if the file is there."""
@@ -100,6 +152,7 @@ class Place:
 
     def walk(self, folder: str = "") -> Iterator[StoredFile]:
         """All files under a folder, at any depth, sorted by path; unfinished puts do not show."""
+        self._refuse_web()
         if self.is_local and not Path(self.uri, folder).is_dir():
             return
         prefix = folder.rstrip("/") or None
@@ -109,6 +162,7 @@ class Place:
 
     def folders(self, folder: str = "") -> list[str]:
         """Names of the folders directly inside a folder, sorted."""
+        self._refuse_web()
         if self.is_local:
             base = Path(self.uri, folder)
             return sorted(p.name for p in base.iterdir() if p.is_dir()) if base.is_dir() else []
@@ -118,6 +172,7 @@ class Place:
 
     def files(self, folder: str = "") -> list[StoredFile]:
         """Files directly inside a folder (not below it), sorted by path; unfinished puts do not show."""
+        self._refuse_web()
         if self.is_local:
             base = Path(self.uri, folder)
             paths = base.iterdir() if base.is_dir() else ()
@@ -128,21 +183,29 @@ class Place:
         return sorted((StoredFile(str(f["path"]), int(f["size"])) for f in found), key=lambda f: f.path)
 
     def put_new(self, path: str, data: bytes | memoryview) -> bool:
-        """Create a file; False, with nothing changed, if the path was taken. Never leaves half a file."""
-        try:
-            obstore.put(self._store, path, bytes(data), mode="create")
-        except AlreadyExistsError:
-            return False
-        if self.is_local:
-            _sync(Path(self.uri, path))
+        """Create a file; False, with nothing changed, if the path was taken. Never leaves half a file.
+
+        Raises TenchError if the place does not take it: a full disk, a read-only one, no right to write.
+        """
+        self._refuse_web()
+        with self._writing(path):
+            try:
+                obstore.put(self._store, path, data, mode="create")
+            except AlreadyExistsError:
+                return False
+            if self.is_local:
+                _sync(Path(self.uri, path))
         return True
 
     def replace(self, path: str, data: bytes) -> None:
-        """Write a file whole, over an older one if there is one."""
-        obstore.put(self._store, path, data, mode="overwrite")
+        """Write a file whole, over an older one if there is one. Raises TenchError as `put_new` does."""
+        self._refuse_web()
+        with self._writing(path):
+            obstore.put(self._store, path, data, mode="overwrite")
 
     def delete(self, path: str) -> None:
         """Remove a file; it is no error if it is gone already."""
+        self._refuse_web()
         if self.is_local:
             Path(self.uri, path).unlink(missing_ok=True)
         else:
@@ -150,9 +213,32 @@ class Place:
 
     def move(self, path: str, new_path: str) -> None:
         """Rename a file inside the place."""
+        self._refuse_web()
         if self.is_local:
             Path(self.uri, new_path).parent.mkdir(parents=True, exist_ok=True)
         obstore.rename(self._store, path, new_path)
+
+    @contextmanager
+    def _writing(self, path: str) -> Iterator[None]:
+        """Say in our words what a place answers that does not take a file."""
+        try:
+            yield
+        except (OSError, BaseError) as error:
+            number = getattr(error, "errno", None) or next(map(int, OS_ERROR.findall(str(error))), 0)
+            reason = os.strerror(number) if number else str(error).splitlines()[0]
+            remedy = REMEDIES.get(number, "mend the cause")
+            raise TenchError(
+                f"{self.name(path)}: cannot be written on {socket.gethostname()} ({reason}); what is finished is kept. "
+                f"{remedy[0].upper()}{remedy[1:]}, then run the same command again"
+            ) from error
+
+    def _refuse_web(self) -> None:
+        """Raises RefusedError for what no web server does."""
+        if not self.can_list:
+            raise RefusedError(
+                f"{self.uri}: a web server is read only and lists nothing: it can be a source of archives, not of "
+                "folders, and not the place of a dataset; give a local folder or a bucket"
+            )
 
 
 def _sync(path: Path) -> None:

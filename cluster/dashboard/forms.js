@@ -6,7 +6,6 @@ import { getJson, newKey, postJson, Problem } from "./http.js";
 import { check, fromText, toText, typeOf } from "./fields.js";
 import { pairs } from "./job_cards.js";
 
-const INTRODUCTION = { ingest: "New ingest", verify: "New verify", train: "New train", evaluate: "New evaluate" };
 
 export async function newJobPage(main, signal, kind, query) {
   const kinds = await getJson("/v1/kinds", signal);
@@ -22,7 +21,7 @@ export async function newJobPage(main, signal, kind, query) {
     h(
       "div.page",
       {},
-      h("div.head", {}, h("h1", { tabindex: "-1" }, INTRODUCTION[kind] ?? `New ${kind}`)),
+      h("div.head", {}, h("h1", { tabindex: "-1" }, `New ${kind}`)),
       h(
         "nav.kinds",
         { "aria-label": "Kind of job" },

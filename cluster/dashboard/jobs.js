@@ -41,7 +41,7 @@ function skeleton() {
     ["queued", "starting", "running", "stopping", "lost", "succeeded", "failed", "stopped"],
     kept.state,
   );
-  const kind = choice("Kind", ["ingest", "verify", "train", "evaluate"], kept.kind);
+  const kind = choice("Kind", ["ingest", "recentre", "verify", "repair", "train", "evaluate"], kept.kind);
   const list = h("ul.jobs", { "aria-label": "Jobs, newest first" });
   const message = h("div", { "aria-live": "polite" }, h("p.quiet", {}, "Reading the list …"));
   const more = h("button", { type: "button", hidden: true }, "Older jobs");
@@ -200,7 +200,7 @@ function timeWords(job) {
 export function mainFigure(job) {
   const figures = { ...job.progress?.figures, ...job.result };
   if (job.state === "failed") return `exit ${job.exit_code ?? "unknown"}`;
-  if (job.kind === "verify" && figures.ok !== undefined) return figures.ok ? "undamaged" : "damaged";
+  if (["verify", "repair"].includes(job.kind) && figures.ok !== undefined) return figures.ok ? "undamaged" : "damaged";
   if (f.TERMINAL.includes(job.state) || job.kind === "evaluate" || job.kind === "train") {
     if (figures.top1_error !== undefined && figures.top1_error !== null)
       return `top-1 error ${f.decimals(figures.top1_error)}`;

@@ -1,9 +1,14 @@
 """What a shard is made of, and what its writer reports."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+"""A file's bytes, read-only: slices cost nothing, and hashes and checksums are taken in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +31,46 @@ class WrittenShard:
     offsets: npt.NDArray[np.uint64]
     side_files: dict[str, bytes]
     """Files that belong beside the shard, by the extension that replaces the shard's own."""
+
+
+@dataclass(frozen=True)
+class IndexRows:
+    """What the index states of the records of one shard, in their order."""
+
+    keys: list[str]
+    labels: list[int]
+    offsets: list[int]
+    lengths: list[int]
+    checksums: list[int]
+    widths: list[int]
+    heights: list[int]
+
+    @classmethod
+    def of(cls, table: Any) -> "IndexRows":
+        """The rows of a table with the index's columns."""
+        names = ("key", "label", "offset", "length", "crc32c", "width", "height")
+        return cls(*(table.column(name).to_pylist() for name in names))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def name(self, number: int) -> str:
+        """How a record is named in messages."""
+        return f"record {number} ({self.keys[number]})"
+
+    def wnid(self, number: int) -> str:
+        return self.keys[number].rpartition("/")[0]
+
+    def payload(self, number: int, data: Bytes) -> Bytes:
+        """A record's payload in the bytes of its shard; shorter, or empty, if they end before."""
+        return data[self.offsets[number] : self.offsets[number] + self.lengths[number]]
+
+    def payload_problem(self, number: int, data: Bytes) -> str | None:
+        """What is wrong with a payload, None if it has its checksum."""
+        where = f"{self.name(number)}: its payload at {self.offsets[number]}"
+        payload = self.payload(number, data)
+        if len(payload) < self.lengths[number]:
+            return f"{where} is cut: {len(payload)} of {self.lengths[number]} bytes"
+        if google_crc32c.value(payload) != self.checksums[number]:
+            return f"{where} has another checksum"
+        return None

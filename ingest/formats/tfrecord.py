@@ -5,12 +5,12 @@ here byte by byte (four protobuf field kinds, features sorted by name), so that 
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import google_crc32c
 import numpy as np
 
-from ingest.formats.record import Record, WrittenShard
+from ingest.formats.record import Bytes, IndexRows, Record, WrittenShard
 
 EXTENSION = "tfrecord"
 FORMAT_NAMES = {"jpeg": b"jpeg", "raw": b"raw", "centered": b"int16"}
@@ -30,6 +30,62 @@ def write(records: Sequence[Record], payload_kind: str, wnids: Sequence[str]) ->
         position += size
     data = memoryview(b"".join(parts))
     return WrittenShard(data, np.array(offsets, np.uint64), {"idx": "".join(lines).encode()})
+
+
+def check(data: Bytes, rows: IndexRows, payload_kind: str, wnids: Sequence[str]) -> Iterator[str]:
+    """Where the bytes of a shard are not the records that the index states, in words.
+
+    Each record is looked for where the index has it, so that one damaged length hides no other record.
+    """
+    for number, (start, end) in enumerate(_extents(rows)):
+        if end > len(data):
+            yield f"{rows.name(number)}: begins at {start} and is cut, as is all behind it: the file has {len(data)} bytes"
+            return
+        yield from _problems(data[start:end], start, number, rows, payload_kind)
+    whole = _extents(rows)[-1][1] if len(rows) else 0
+    if len(data) > whole:
+        yield f"{len(data) - whole} bytes lie behind the last record, from {whole} on"
+
+
+def check_beside(extension: str, data: Bytes, rows: IndexRows) -> Iterator[str]:
+    """Where the lines of the `.idx` are not those of the records."""
+    lines = data.tobytes().split(b"\n")
+    wanted = [f"{start} {end - start}".encode() for start, end in _extents(rows)] + [b""]
+    if len(lines) != len(wanted):
+        yield f"has {len(lines) - 1} whole lines, the shard {len(rows)} records"
+    for number, (line, expected) in enumerate(zip(lines, wanted, strict=False)):
+        if line != expected:
+            what = f"of {rows.name(number)}" if number < len(rows) else "behind the last record"
+            yield f"line {number} {what} is {line.decode(errors='replace')!r}, expected {expected.decode()!r}"
+
+
+def _extents(rows: IndexRows) -> list[tuple[int, int]]:
+    """[start, end) of each record: it begins where the one before ends, and ends 4 bytes behind its payload."""
+    ends = [offset + length + 4 for offset, length in zip(rows.offsets, rows.lengths, strict=True)]
+    return list(zip([0, *ends], ends, strict=False))
+
+
+def _problems(record: Bytes, start: int, number: int, rows: IndexRows, payload_kind: str) -> Iterator[str]:
+    """What is wrong with the bytes of one record that begins at `start`."""
+    name, at = rows.name(number), rows.offsets[number] - start
+    header, message, crc = record[:8].tobytes(), record[12:-4], record[-4:].tobytes()
+    if header != struct.pack("<Q", len(message)) or record[8:12].tobytes() != _masked_crc(header):
+        yield f"{name}: its length at {start}, or the checksum of its length, is wrong"
+    wanted, payload_at = _example(_stated(number, rows, record[at:-4].tobytes()), FORMAT_NAMES[payload_kind])
+    payload_wrong = google_crc32c.value(record[at:-4]) != rows.checksums[number]
+    features_wrong = at != payload_at + 12 or message[:payload_at].tobytes() != wanted[:payload_at]
+    if payload_wrong:
+        yield f"{name}: its payload at {rows.offsets[number]} has another checksum"
+    if features_wrong:
+        yield f"{name}: its features at {start + 12} (label, class, name, sizes) are not those of the index"
+    if crc != _masked_crc(message) and not payload_wrong and not features_wrong:
+        yield f"{name}: the checksum of its message, at {start + len(record) - 4}, is wrong"
+
+
+def _stated(number: int, rows: IndexRows, payload: bytes) -> Record:
+    return Record(
+        rows.keys[number], rows.labels[number], rows.wnid(number), payload, rows.widths[number], rows.heights[number]
+    )
 
 
 def _example(record: Record, format_name: bytes) -> tuple[bytes, int]:
@@ -74,6 +130,6 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _masked_crc(data: bytes) -> bytes:
+def _masked_crc(data: bytes | Bytes) -> bytes:
     crc = int(google_crc32c.value(data))
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -1,13 +1,19 @@
 """Which layout a source has: each layout says which names at the top are its own."""
 
 from ingest.errors import RefusedError
+from ingest.sources.cifar10 import Cifar10
 from ingest.sources.entry import SPLITS
+from ingest.sources.fall2011 import Fall2011
 from ingest.sources.folders import Folders
+from ingest.sources.ilsvrc2010 import Ilsvrc2010
 from ingest.sources.ilsvrc2012 import Ilsvrc2012
+from ingest.sources.kaggle import Kaggle
+from ingest.sources.parquet import Parquet
 from ingest.sources.source import Listing, Source
+from ingest.sources.webdataset import WebDataset
 from ingest.storage import Place
 
-LAYOUTS: tuple[type[Source], ...] = (Ilsvrc2012,)
+LAYOUTS: tuple[type[Source], ...] = (Ilsvrc2012, Ilsvrc2010, Kaggle, Fall2011, Parquet, WebDataset, Cifar10)
 """All but class folders, which any folder might be: they are what is left."""
 
 
@@ -24,6 +30,11 @@ def detect(uri: str) -> Source:
         return _with_train(layout(place, listing))
     if Folders.claims(place, listing):
         return _with_train(Folders(place, listing))
+    if not place.can_list:
+        raise RefusedError(
+            f"{place.uri}: holds none of the files that it was asked for, since a web server lists nothing: "
+            f"{', '.join(_known_files())}. Give the address of the folder that holds them"
+        )
     shown = ", ".join(sorted(listing.files)[:5]) or "nothing"
     raise RefusedError(f"{place.uri}: no known layout; {expected()}; found {shown}")
 
@@ -35,8 +46,15 @@ def expected() -> str:
 
 
 def _listing(place: Place) -> Listing:
+    if not place.can_list:
+        sizes = ((name, place.size(name)) for name in _known_files())
+        return Listing({name: size for name, size in sizes if size is not None}, frozenset())
     files = {f.path: f.size for f in place.files() if not f.path.startswith(".")}
     return Listing(files, frozenset(f for f in place.folders() if not f.startswith(".")))
+
+
+def _known_files() -> list[str]:
+    return [name for layout in LAYOUTS for name in layout.known_files]
 
 
 def _mixture(place: Place, found: dict[type[Source], set[str]], listing: Listing) -> str:

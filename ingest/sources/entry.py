@@ -1,13 +1,12 @@
 """What every layout yields: one `Entry` a picture."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One picture of a source.
+class Entry(NamedTuple):
+    """One picture of a source. (A tuple: there may be 14 million of them.)
 
     `key` is `<wnid>/<file stem>` (`<stem>` without label), so that archives and folders of the same pictures
     give the same keys. Its bytes are [offset, offset + length) of the file `archive`, relative to the source; a

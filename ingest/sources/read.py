@@ -36,7 +36,7 @@ def _open(place: Place, entry: Entry) -> int:
     try:
         file = os.open(place.local_path(entry.archive), os.O_RDONLY)
     except OSError as error:
-        raise _changed(place, entry, error.strerror or str(error)) from error
+        raise changed(place, entry, error.strerror or str(error)) from error
     os.posix_fadvise(file, entry.offset, entry.length, os.POSIX_FADV_WILLNEED)
     return file
 
@@ -67,16 +67,17 @@ def _fetch(place: Place, entry: Entry) -> bytes:
     try:
         return _whole(place, entry, place.get_range(entry.archive, entry.offset, entry.length))
     except FileNotFoundError as error:
-        raise _changed(place, entry, "it is gone") from error
+        raise changed(place, entry, "it is gone") from error
 
 
 def _whole(place: Place, entry: Entry, data: bytes) -> bytes:
     if len(data) != entry.length:
-        raise _changed(place, entry, f"{len(data)} bytes at {entry.offset} where {entry.length} were listed")
+        raise changed(place, entry, f"{len(data)} bytes at {entry.offset} where {entry.length} were listed")
     return data
 
 
-def _changed(place: Place, entry: Entry, found: str) -> TenchError:
+def changed(place: Place, entry: Entry, found: str) -> TenchError:
+    """The error of an entry that is not there as it was listed."""
     return TenchError(
         f"{place.name(entry.archive)}: {found}, for {entry.key}; the source changed while it was read. Restore it, "
         "then run the same command again"

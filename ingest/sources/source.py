@@ -27,6 +27,10 @@ class Source(ABC):
     """The layout's name, as told to people."""
     expected: str
     """What such a source looks like, for messages: its files and where they lie."""
+    known_files: tuple[str, ...] = ()
+    """The names of its files, if they are fixed: a web server, which lists nothing, is asked for these."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of a source that is read all the same: what it lacks, and what follows from it."""
     side: int | None = None
     """The side that its pictures all have, None where they differ."""
     in_order = False

@@ -15,10 +15,10 @@ from tests.cluster.served import environment
 from tests.conftest import TinySource
 
 COMMANDS = {
-    "sample", "ingest", "inspect", "verify", "train", "evaluate", "figures", "demo", "serve",
-    "submit ingest", "submit verify", "submit train", "submit evaluate",
+    "sample", "ingest", "inspect", "verify", "repair", "recentre", "train", "evaluate", "figures", "demo", "serve",
+    "submit ingest", "submit verify", "submit repair", "submit recentre", "submit train", "submit evaluate",
     "jobs list", "jobs show", "jobs watch", "jobs stop", "jobs resume", "jobs logs",
-    "datasets list", "token add", "token list", "token revoke",
+    "datasets list", "token add", "token list", "token revoke", "quarantine list", "quarantine retry",
 }  # fmt: skip
 NOT_OUR_WORDS = ("Input should", "validation error", "pydantic", "Traceback", "Field required", "type=")
 HEAVY = ("torch", "ray", "nvidia.dali", "fastapi", "uvicorn", "pyarrow", "numpy", "sqlalchemy", "PIL")
@@ -113,6 +113,7 @@ def test_the_version_is_the_installed_one(capsys: Capture) -> None:
         ("serve --port 99999", ["--port 99999: expected a whole number from 0 to 65,535"]),
         ("submit ingest --source a --dataset b --quality 0", ["--quality 0: expected a whole number from 1 to 100"]),
         ("submit evaluate --dataset a --run B", ["--run B: expected a text"]),
+        ("recentre a b --num-actors 0", ["--num-actors 0: expected a whole number from 1 to 100,000"]),
         ("jobs list --state nosuch", ["--state", "nosuch", "queued"]),
         ("token add ada --right write", ["--right write: expected read or submit"]),
         ("ingest a b --sede 3", ["--sede", "Did you mean", "tench ingest --help"]),
@@ -137,6 +138,8 @@ def test_wrong_use_is_answered_in_our_words_with_exit_code_2(line: str, said: li
         ("ingest missing out --dry-run", ["/here/missing", "no such folder", "ILSVRC2012_img_train.tar"]),
         ("ingest . out --dry-run", ["/here", "ILSVRC2012_img_train.tar"]),
         ("inspect missing", ["/here/missing", "no such dataset"]),
+        ("quarantine list missing", ["/here/missing", "no dataset", "tench ingest"]),
+        ("quarantine retry missing", ["/here/missing", "no dataset", "tench ingest"]),
         ("verify missing", ["/here/missing", "no such dataset", "tench ingest"]),
         ("train missing --dry-run", ["/here/missing", "no such dataset"]),
         ("train missing run --num-workers 0", ["/here/missing", "no such dataset"]),
@@ -200,7 +203,8 @@ def test_with_json_an_error_is_one_object_as_well(line: str, code: int, capsys: 
         ("sample out --num-train 1 --num-val 1 --json", {"num_train": 10, "num_val": 10}),
         ("ingest {folders} out --dry-run --json", {"num_classes": 10}),
         ("inspect {dataset} --json", {"num_classes": 10, "num_quarantined": 0}),
-        ("inspect {dataset} --png sheet.png --html page.html --json", {"num_classes": 10}),
+        ("inspect {dataset} --png sheet.png --html page.html --split val --json", {"num_classes": 10}),
+        ("quarantine list {dataset} --json", {"quarantine": []}),
         ("verify {dataset} --json", {"ok": True}),
         ("train {dataset} --dry-run --json --preset demo --global-batch 30 --epochs 2", {"steps": 4}),
     ],

@@ -105,7 +105,7 @@ def test_a_place_outside_of_the_recorded_roots_is_refused_on_the_node_again(run:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"kind": "nosuch"}, "kind 'nosuch'; expected one of ingest, verify, train, evaluate"),
+        ({"kind": "nosuch"}, "kind 'nosuch'; expected one of ingest, verify, repair, recentre, train, evaluate"),
         ({"settings": {"dataset": "/d", "gone": 1}}, "gone: there is no such setting"),
         ({"settings": {}}, "dataset: is missing"),
         ({"settings": {"dataset": "/d"}, "roots": []}, "lies outside"),

@@ -47,7 +47,7 @@ def listed(served: Served, query: str) -> list[Any]:
         ("verify", {"dataset": "relative/d"}, "dataset", ["relative/d", "a full path (/data/...)"]),
         ("verify", {"dataset": "file:///etc"}, "dataset", ["file:///etc", "a full path"]),
         ("verify", {"dataset": "/a\nb"}, "dataset", ["expected a text"]),
-        ("nosuch", {}, "kind", ["nosuch", "ingest, verify, train, evaluate"]),
+        ("nosuch", {}, "kind", ["nosuch", "ingest, verify, repair, recentre, train, evaluate"]),
     ],
 )
 def test_a_setting_at_fault_is_named_with_what_was_found_and_expected(

@@ -34,7 +34,7 @@ def picture(answer: Answer) -> Image.Image:
 
 def test_every_setting_of_every_kind_has_a_role_words_and_its_bounds(served: Served) -> None:
     kinds = served.get("/v1/kinds").json()
-    assert set(kinds) == {"ingest", "verify", "train", "evaluate"}
+    assert set(kinds) == {"ingest", "verify", "repair", "recentre", "train", "evaluate"}
     for kind, schema in kinds.items():
         assert schema["additionalProperties"] is False
         for name, setting in schema["properties"].items():

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import scipy.io
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -33,6 +34,19 @@ def train_tar(classes: dict[str, list[tuple[str, bytes]]]) -> bytes:
 def devkit(meta: bytes, truth: bytes) -> bytes:
     """A development kit of its two files that matter and one that does not."""
     return tar_bytes([("ILSVRC2012_devkit_t12/readme.txt", b"read me"), (META, meta), (TRUTH, truth)], "w:gz")
+
+
+def class_table(year: int, leaves: list[tuple[str, str]], inner: tuple[str, ...] = ()) -> bytes:
+    """A meta.mat: the leaves as wnid and words, numbered from 1 as they come, then the classes above them."""
+    names = (f"ILSVRC{year}_ID", "WNID", "words", "num_children")
+    rows = np.zeros((len(leaves) + len(inner), 1), dtype=[(name, object) for name in names])
+    for number, (wnid, words) in enumerate(leaves, start=1):
+        rows[number - 1, 0] = (float(number), wnid, words, 0.0)
+    for number, wnid in enumerate(inner, start=len(leaves) + 1):
+        rows[number - 1, 0] = (float(number), wnid, "above", 2.0)
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"synsets": rows})
+    return file.getvalue()
 
 
 def devkit_files(official: Path) -> tuple[bytes, bytes]:

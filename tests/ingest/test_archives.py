@@ -4,12 +4,15 @@ import gc
 import io
 import os
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ingest.errors import RefusedError, TenchError
 from ingest.sources import Source, detect
+from ingest.sources.tar_index import tar_members
+from ingest.storage import Place
 from tests.conftest import TinySource
 from tests.ingest import archives
 
@@ -66,6 +69,47 @@ def test_long_names_of_gnu_and_pax_archives_are_read(tmp_path: Path) -> None:
             archive.addfile(info, io.BytesIO(b"abc"))
         source = _source(tmp_path, archives.tar_bytes([("n00000001.tar", file.getvalue())]))
         assert _pictures(source, "train") == {f"n00000001/{name}": b"abc"}
+
+
+NAMES = [
+    "n1_1.JPEG",
+    "d" * 60 + "/" + "n" * 60,
+    "n" * 100,
+    "n" * 101,
+    "xy/" * 40 + "é",
+    "é" * 70,
+    "ü.JPEG",
+    "v7/",
+    "\udcff",
+]
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_names_places_and_sizes_are_those_of_tarfile_whatever_the_header(kind: int, tmp_path: Path) -> None:
+    for first in range(len(NAMES)):
+        with tarfile.open(tmp_path / "a.tar", "w", format=kind, pax_headers={"comment": "all"}) as archive:
+            for number, name in enumerate([*NAMES[first:], *NAMES[:first]]):
+                for type_ in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE):
+                    info = tarfile.TarInfo(name)
+                    info.type = type_
+                    info.size = 0 if type_ == tarfile.DIRTYPE or name.endswith("/") else 511 + number
+                    with suppress(ValueError):  # ustar cannot hold every name
+                        archive.addfile(info, io.BytesIO(bytes(info.size)))
+        with tarfile.open(tmp_path / "a.tar") as archive:
+            wanted = [(m.name, m.offset_data, m.size) for m in archive if m.isreg()]
+        assert len(wanted) >= 3 * 6
+        assert [(m.name, m.offset, m.length) for m in tar_members(Place(tmp_path), "a.tar")] == wanted
+
+
+def test_a_file_with_holes_is_refused(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        info = tarfile.TarInfo("n00000001_1.JPEG")
+        info.type = tarfile.GNUTYPE_SPARSE
+        archive.addfile(info)
+    source = _source(tmp_path, archives.tar_bytes([("n00000001.tar", file.getvalue())]))
+    with pytest.raises(RefusedError, match=r"n00000001_1.JPEG' is .* a file with holes"):
+        list(source.entries("train"))
 
 
 def test_an_archive_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,9 @@ from tests.ingest import archives
 # The check values of the published kit: sorted wnids, and validation labels in sorted order, one a line.
 SORTED_WNIDS_SHA256 = "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15"
 VAL_LABELS_SHA256 = "098d797749a19d2c76f3243494b4d38079446eab41f3b8775212a33e4558a35f"
+META_MD5, TRUTH_MD5 = "10a0b0bee2f33e1beb1e53c346736c54", "1cfce2418d86c664c2e10863eecd0aa3"
+FIRST_VAL_IDS, LAST_VAL_IDS = [490, 361, 171, 822, 297, 482, 13, 704, 599, 164], [10, 495, 128, 848, 186]
+FIRST_VAL_RANKS, LAST_VAL_RANKS = [65, 970, 230, 809, 516, 57, 334, 415, 674, 332], [283, 26, 232, 982, 355]
 # wnid, ILSVRC2012_ID, place in the order of wnids
 KNOWN = [
     ("n01440764", 449, 0), ("n01443537", 450, 1), ("n01751748", 490, 65), ("n02105855", 171, 230),
@@ -48,6 +50,11 @@ def real_plan(real: Source) -> Plan:
     return make_plan(real, IngestSettings(), "0" * 64)
 
 
+@pytest.fixture(scope="module")
+def real_ilsvrc_plan(real: Source) -> Plan:
+    return make_plan(real, IngestSettings(label_order="ilsvrc"), "0" * 64)
+
+
 def _lines_sha256(values: list[str]) -> str:
     return hashlib.sha256("".join(f"{value}\n" for value in values).encode()).hexdigest()
 
@@ -60,23 +67,47 @@ def test_the_real_kit_has_the_thousand_published_classes(real: Source, shared_da
     assert ilsvrc2012_synsets() == wanted
 
 
-@pytest.mark.parametrize("order", ["wnid", "ilsvrc"])
-def test_labels_are_the_published_ones_in_both_orders(order: str, real: Source) -> None:
-    plan = make_plan(real, IngestSettings.model_validate({"label_order": order}), "0" * 64)
-    found = {wnid: plan.wnids.index(wnid) for wnid, _, _ in KNOWN}
-    assert found == {wnid: number - 1 if order == "ilsvrc" else rank for wnid, number, rank in KNOWN}
-    assert [a < b for a, b in pairwise(plan.wnids)].count(False) == 0 or order == "ilsvrc"
+def test_the_files_of_the_kit_are_those_that_were_published(shared_data: Path) -> None:
+    files = ((META_MD5, "meta.mat"), (TRUTH_MD5, "ILSVRC2012_validation_ground_truth.txt"))
+    for md5, name in files:
+        data = (shared_data / "metadata" / name).read_bytes()
+        assert hashlib.md5(data, usedforsecurity=False).hexdigest() == md5
+
+
+def test_labels_are_the_published_ones_in_both_orders(real_plan: Plan, real_ilsvrc_plan: Plan) -> None:
+    assert real_plan.wnids == sorted(real_plan.wnids)
+    assert [real_plan.wnids.index(wnid) for wnid, _, _ in KNOWN] == [rank for _, _, rank in KNOWN]
+    assert [real_ilsvrc_plan.wnids.index(wnid) for wnid, _, _ in KNOWN] == [number - 1 for _, number, _ in KNOWN]
+    assert sorted(real_ilsvrc_plan.wnids) == real_plan.wnids
+    assert not any(a == b for a, b in zip(real_plan.wnids, real_ilsvrc_plan.wnids, strict=True))
 
 
 def test_the_real_validation_labels_are_the_published_ones(real_plan: Plan) -> None:
-    table = real_plan.entries["val"]
-    labels = {
-        int(key[-8:]): label
-        for key, label in zip(table.column("key").to_pylist(), table.column("label").to_pylist(), strict=True)
-    }
-    assert sorted(labels) == list(range(1, 50_001))
-    assert [labels[n] for n in range(1, 11)] == [65, 970, 230, 809, 516, 57, 334, 415, 674, 332]
-    assert _lines_sha256([str(labels[n]) for n in sorted(labels)]) == VAL_LABELS_SHA256
+    labels = _val_labels(real_plan)
+    assert labels[:10] == FIRST_VAL_RANKS
+    assert labels[-5:] == LAST_VAL_RANKS
+    assert _lines_sha256([str(label) for label in labels]) == VAL_LABELS_SHA256
+    assert (real_plan.wnids[labels[292]], real_plan.wnids[labels[49_999]]) == ("n01440764", "n02437616")
+
+
+def test_the_real_validation_labels_in_the_order_of_the_kit_are_its_lines(
+    real_ilsvrc_plan: Plan, shared_data: Path
+) -> None:
+    ids = [label + 1 for label in _val_labels(real_ilsvrc_plan)]
+    assert ids[:10] == FIRST_VAL_IDS
+    assert ids[-5:] == LAST_VAL_IDS
+    lines = (shared_data / "metadata/ILSVRC2012_validation_ground_truth.txt").read_text().split()
+    assert ids == [int(line) for line in lines]
+
+
+def _val_labels(plan: Plan) -> list[int]:
+    """The labels of the validation pictures by their number from 1, each there once."""
+    table = plan.entries["val"]
+    keys, labels = table.column("key").to_pylist(), table.column("label").to_pylist()
+    found = {int(key[-8:]): label for key, label in zip(keys, labels, strict=True)}
+    assert sorted(found) == list(range(1, 50_001))
+    assert all(key == f"{plan.wnids[found[int(key[-8:])]]}/ILSVRC2012_val_{key[-8:]}" for key in keys)
+    return [found[number] for number in range(1, 50_001)]
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,32 @@ def test_killed_actors_are_replaced_and_the_run_gives_the_same_dataset(
     assert running.kinds().count("shard") == NUM_SHARDS
 
 
+def test_a_frozen_actor_is_given_up_and_its_shard_done_by_another(
+    source: Path, whole: str, ray_session: None, tmp_path: Path
+) -> None:
+    running = _Running(source, tmp_path, num_actors=2, samples_per_shard=PER_SHARD, picture_timeout_s=2)
+    _wait_for(lambda: _num_reports(running.dataset) >= 5, running.thread.is_alive)
+    frozen = running.actors()[0]
+    frozen.suspend()
+    running.thread.join(PATIENCE_S)
+    assert running.facts["dataset_id"] == whole
+    lost = [e for e in RunReader(running.run).events() if e.kind == "actor lost"]
+    assert [("stalled on shard" in e.text, e.data["reason"]) for e in lost] == [(True, "no result after 2 s")]
+    assert not frozen.is_running()
+
+
+def test_the_last_shard_of_a_slow_actor_is_made_by_a_second_one_as_well(
+    source: Path, whole: str, ray_session: None, tmp_path: Path
+) -> None:
+    running = _Running(source, tmp_path, num_actors=2, samples_per_shard=PER_SHARD, picture_timeout_s=600)
+    _wait_for(lambda: _num_reports(running.dataset) >= 5, running.thread.is_alive)
+    running.actors()[0].suspend()
+    running.thread.join(PATIENCE_S)
+    assert running.facts["dataset_id"] == whole
+    assert running.kinds().count("straggler") == 1
+    assert "actor lost" not in running.kinds()
+
+
 def test_a_shard_that_kills_every_process_ends_the_run_and_is_named(
     source: Path, ray_session: None, tmp_path: Path
 ) -> None:
@@ -204,6 +230,6 @@ def test_a_shard_that_kills_every_process_ends_the_run_and_is_named(
                 process.kill()
         time.sleep(0.01)
     assert running.error is not None
-    assert "shard train 0 killed its process 3 times" in running.error.message
+    assert "shard train 0 failed 3 times" in running.error.message
     assert running.kinds().count("actor lost") == 3
     assert not (running.dataset / "manifest.json").exists()

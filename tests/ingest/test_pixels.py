@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ingest.errors import RefusedError
 from ingest.pixels import CODES, PictureError, decode_payload, encode, pixel_fingerprint, rescale
@@ -19,6 +19,7 @@ from ingest.storage import Place
 from tests.ingest.pictures import file_of, noise, reference
 
 FULL = PlannedSettings()
+DRAFT = PlannedSettings(draft=True)
 SMALL = PlannedSettings(side=24)
 
 
@@ -83,6 +84,32 @@ def test_exif_orientation_is_not_applied() -> None:
     np.testing.assert_array_equal(rescale(turned, FULL).pixels, rescale(plain, FULL).pixels)
 
 
+@pytest.mark.parametrize("value", range(1, 9))
+def test_exif_orientation_is_obeyed_when_told(value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    data = file_of(Image.fromarray(noise(300, 280)), "JPEG", exif=exif)
+    upright = file_of(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    obeyed = rescale(data, PlannedSettings(orientation="obey"))
+    np.testing.assert_array_equal(obeyed.pixels, rescale(upright, FULL).pixels)
+    assert (obeyed.width, obeyed.height) == Image.open(io.BytesIO(upright)).size
+
+
+def test_a_jpeg_below_twice_the_side_is_the_same_with_draft() -> None:
+    data = file_of(noise(511, 700), "JPEG")
+    np.testing.assert_array_equal(rescale(data, DRAFT).pixels, rescale(data, FULL).pixels)
+
+
+def test_a_larger_jpeg_is_nearly_the_same_with_draft() -> None:
+    rows, columns = np.mgrid[0:1100, 0:1300]
+    smooth = np.stack([rows // 5, columns // 6, (rows + columns) // 10], axis=-1).astype(np.uint8)
+    data = file_of(smooth, "JPEG", quality=95)
+    drafted, whole = rescale(data, DRAFT), rescale(data, FULL)
+    assert (drafted.width, drafted.height) == (1300, 1100)
+    difference = np.abs(drafted.pixels.astype(int) - whole.pixels)
+    assert 0 < difference.mean() < 1
+
+
 def test_a_gzipped_jpeg_is_the_jpeg() -> None:
     data = file_of(noise(300, 280), "JPEG")
     np.testing.assert_array_equal(rescale(gzip.compress(data), FULL).pixels, rescale(data, FULL).pixels)
@@ -112,7 +139,7 @@ def test_whatever_the_bytes_there_is_a_picture_or_a_reason(kind: str, data: st.D
 def test_a_jpeg_payload_has_the_stated_quality_and_subsampling(subsampling: str, factors: int) -> None:
     pixels = noise(256, 256)
     chosen = PlannedSettings.model_validate({"quality": 85, "subsampling": subsampling})
-    payload = encode(pixels, chosen)
+    payload = encode(Image.fromarray(pixels), chosen)
     frame = payload.index(b"\xff\xc0")
     assert payload[frame + 11] == factors  # horizontal and vertical factor of the first component
     wanted = Image.open(io.BytesIO(file_of(pixels, "JPEG", quality=85)))
@@ -123,7 +150,7 @@ def test_a_jpeg_payload_has_the_stated_quality_and_subsampling(subsampling: str,
 
 def test_a_raw_payload_is_the_pixels_row_by_row() -> None:
     pixels = noise(24, 24)
-    payload = encode(pixels, PlannedSettings(payload="raw", side=24))
+    payload = encode(Image.fromarray(pixels), PlannedSettings(payload="raw", side=24))
     assert list(payload[:6]) == [*pixels[0, 0], *pixels[0, 1]]
     np.testing.assert_array_equal(np.frombuffer(payload, np.uint8).reshape(24, 24, 3), pixels)
     np.testing.assert_array_equal(decode_payload(payload, "raw", 24), pixels)
@@ -139,13 +166,13 @@ def test_the_pixel_fingerprint_is_the_same_in_another_process() -> None:
 def test_an_actor_whose_pixels_are_others_is_refused_by_node(
     ray_session: None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from ingest.convert import ShardTask
+    from ingest.convert import Conversion, ShardTask
     from ingest.pool import Pool
     from ingest.sources.read import read_ranges
 
     place = Place(tmp_path_factory.mktemp("other"))
     run = RunWriter.begin(place, "ingest", {})
-    task = ShardTask(place, read_ranges, place, FULL, (), "train", 0, ())
+    task = ShardTask(Conversion(place, FULL, (), place, read_ranges), "train", 0, 0, 0, b"")
     with (
         Pool(1, "f" * 64, run) as pool,
         pytest.raises(RefusedError, match=r"node .*gives other pixels than the plan's"),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.errors import RefusedError
-from ingest.plan import Plan, make_plan, shard_entries
+from ingest.plan import Plan, PlannedEntry, make_plan, planned_entries, rows_bytes
 from ingest.run import plan_only
 from ingest.settings import IngestSettings
 from ingest.sources import Entry
@@ -51,6 +51,12 @@ def _plan(listed: list[Entry], **chosen: Any) -> Plan:
     return make_plan(Listing(listed), IngestSettings.model_validate(chosen), "0" * 64)
 
 
+def _shard(plan: Plan, number: int) -> list[PlannedEntry]:
+    """A shard's entries, after their way to an actor."""
+    first, rows = plan.shard_rows("train", number)
+    return planned_entries(rows_bytes(rows), first)
+
+
 def _numbered(pictures: int) -> list[Entry]:
     return [Entry(f"n{at % 10}/{at}", f"n{at % 10}", "a.tar", at, 1) for at in range(pictures)]
 
@@ -59,7 +65,7 @@ def _numbered(pictures: int) -> list[Entry]:
 @given(LISTINGS, st.integers(1, 50), st.integers(0, 2**63 - 1))
 def test_every_entry_is_in_exactly_one_shard(listed: list[Entry], samples_per_shard: int, seed: int) -> None:
     plan = _plan(listed, samples_per_shard=samples_per_shard, seed=seed)
-    shards = [shard_entries(plan.entries["train"], number, samples_per_shard) for _, number in plan.shards()]
+    shards = [_shard(plan, number) for _, number in plan.shards()]
     planned = [entry for shard in shards for entry in shard]
     assert sorted((p.entry for p in planned), key=lambda e: e.offset) == listed
     assert [p.row for p in planned] == list(range(len(listed)))
@@ -100,9 +106,9 @@ def test_another_seed_is_another_order_of_the_same_listing() -> None:
 
 def test_shards_mix_classes_and_the_order_of_the_source_is_kept_on_demand() -> None:
     listed = [Entry(f"n{at // 100}/{at}", f"n{at // 100}", "a.tar", at * 512, 1) for at in range(1000)]
-    mixed = shard_entries(_plan(listed).entries["train"], 0, 100)
+    mixed = _shard(_plan(listed, samples_per_shard=100), 0)
     assert {p.label for p in mixed} == set(range(10))
-    kept = shard_entries(_plan(listed, order="source").entries["train"], 0, 100)
+    kept = _shard(_plan(listed, order="source", samples_per_shard=100), 0)
     assert [p.entry for p in kept] == listed[:100]
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from ingest.errors import BudgetError, RefusedError
 from ingest.progress import RunReader, RunWriter
-from ingest.run import allowed_bad, ingest
+from ingest.run import ingest
 from ingest.settings import IngestSettings, VerifySettings
 from ingest.storage import Place
+from ingest.tally import allowed_bad
 from ingest.verify import verify
 from tests.ingest.conftest import Convert
 from tests.ingest.pictures import file_of, noise
