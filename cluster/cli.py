@@ -334,6 +334,8 @@ def _complain(exit_code: int, message: str, as_json: bool, facts: dict[str, Any]
     print(f"tench: {message}", file=sys.stderr)
     if as_json:
         _print_json({**(facts or {}), "error": message, "exit_code": exit_code})
+    elif damages := (facts or {}).get("damages"):
+        print("\n".join(f"{known['path']}: {known['problem']}" for known in damages))
     return exit_code
 
 

@@ -156,14 +156,24 @@ def step_bar(words: str) -> tuple[Callable[[int, int], None], Callable[[], None]
 
 
 def facts_lines(facts: dict[str, Any]) -> list[str]:
-    """Final facts as lines for people."""
+    """Final facts as lines for people; a split has a line of its own."""
     lines = []
     for name, value in facts.items():
-        if value is None or isinstance(value, (dict, list)):
-            continue
-        shown_value = f"{value:.2%}" if name.endswith("_error") else f"{value:,}" if isinstance(value, int) else value
-        lines.append(f"{name.replace('_', ' '):<19} {shown_value}")
+        if isinstance(value, dict) and all(isinstance(inner, dict) for inner in value.values()):
+            for key, inner in value.items():
+                told = ", ".join(f"{n.replace('_', ' ').removeprefix('num ')} {_figure(n, v)}" for n, v in inner.items())
+                lines.append(f"{key:<19} {told}")
+        elif value is not None and not isinstance(value, (dict, list)):
+            lines.append(f"{name.replace('_', ' '):<19} {_figure(name, value)}")
     return lines
+
+
+def _figure(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.endswith("_error"):
+        return f"{value:.2%}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _follow(display: Display, stop: threading.Event) -> None:

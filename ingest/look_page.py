@@ -194,4 +194,4 @@ def _pairs(rows: list[tuple[str, str]]) -> str:
 
 
 def _image(uri: str, words: str) -> str:
-    return f'<img loading=lazy alt="{html.escape(words)}" title="{html.escape(words)}" src="{uri}">'
+    return f'<img alt="{html.escape(words)}" title="{html.escape(words)}" src="{uri}">'

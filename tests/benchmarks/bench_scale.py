@@ -85,7 +85,7 @@ def fed(plan: Plan, run: RunWriter) -> dict[str, float]:
 
     converters = [actor.start_actor(number, pixel_fingerprint())[1].handle for number in range(PROCESSES)]
 
-    def shared(number: int, fingerprint: str) -> Any:
+    def shared(number: int, fingerprint: str, spared: frozenset[str]) -> Any:
         handle = converters[number % PROCESSES]
         return handle.where.remote(), actor.Actor(number, handle)
 

@@ -91,7 +91,7 @@ def test_a_job_is_sent_shown_stopped_and_resumed_from_a_terminal(served: Served)
     job = sent.stdout.strip()
     assert f"`tench jobs watch {job}`" in sent.stderr
     shown = json.loads(tench("jobs", "show", job, **server).stdout)
-    assert (shown["settings"], shown["priority"]) == ({"dataset": f"{served.root}/d", "deep": True}, -5)
+    assert (shown["settings"], shown["priority"]) == ({"dataset": f"{served.root}/d", "deep": True, "source": None}, -5)
     listed = tench("jobs", "list", **server).stdout
     assert re.search(rf"^{job}  queued +verify", listed, re.MULTILINE)
     assert tench("jobs", "stop", job, **server).returncode == 0

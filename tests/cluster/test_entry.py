@@ -1,11 +1,11 @@
 """The fixed command of every job, as a process: what it refuses, and the result that it leaves in the run folder."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,17 +138,17 @@ def test_an_evaluation_looks_for_its_training_beside_its_own_folder(run: Path, t
 
 def test_sigterm_stops_a_job_at_its_next_safe_point_with_a_last_word(run: Path, tiny_dataset: str) -> None:
     dataset = Path(shutil.copytree(tiny_dataset, run.parents[1] / "dataset"))
-    (dataset / "plan.json").unlink()
-    # Reading it waits until somebody has written: the process is at work exactly that long.
-    os.mkfifo(dataset / "plan.json")
+    with (dataset / "plan.json").open("r+b") as file:
+        file.truncate(3 * 2**30)  # holes, but reading and hashing them keeps the process at work for seconds
     asked(run, settings={"dataset": str(dataset)})
     with entering(run) as process:
-        with (dataset / "plan.json").open("wb") as pipe:
-            process.send_signal(signal.SIGTERM)
-            pipe.write(b"x")
-            assert process.stdout is not None
-            said = process.stdout.readline() + process.stdout.readline()
-            assert "Stopping at the next safe point" in said
+        assert process.stdout is not None
+        while not list(run.glob("progress/*.json")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        said = process.stdout.readline() + process.stdout.readline()
+        assert "Stopping at the next safe point" in said
         assert process.wait(60) == 130
     assert (result(run)["state"], result(run)["exit_code"]) == ("stopped", 130)
     assert "Stopped" in result(run)["error"]
