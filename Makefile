@@ -4,14 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHON IMAGING TORCH_INDEX
 
-.PHONY: help install install-test demo test test-slow test-root test-gpu test-interop bench check clean
+.PHONY: help install install-test demo test test-slow test-root test-gpu test-interop bench bench-peers check clean
 
 help:
 	@echo "make install       the virtual environment with the command $(BIN)/tench"
 	@echo "make demo          archives -> dataset -> AlexNet -> errors, on this machine, watched on a web page"
 	@echo "make test          the tests (a quarter of an hour); also test-slow, test-root, test-gpu, test-interop"
 	@echo "make check         lint, types, floors"
-	@echo "make bench         the benchmarks, one after another"
+	@echo "make bench         the benchmarks, one after another; bench-peers: ingest beside four others"
 
 install:
 	@bash docker/install.sh $(VENV) core
@@ -30,6 +30,7 @@ test-slow: install-test
 	$(BIN)/python -m pytest --tier slow
 
 test-root: install-test
+	@bash docker/network.sh
 	$(BIN)/python -m pytest --tier root
 
 test-gpu: install-test
@@ -40,7 +41,11 @@ test-interop: install-test
 	$(BIN)/python -m pytest --tier interop
 
 bench: install-test
-	set -e; for name in ingest loader network; do $(BIN)/python -m tests.benchmarks.bench_$$name; done
+	set -e; for name in ingest ingest_run scale loader network; do $(BIN)/python -m tests.benchmarks.bench_$$name; done
+
+bench-peers: install-test
+	$(BIN)/python -m tests.benchmarks.bench_peers --make
+	$(BIN)/python -m tests.benchmarks.bench_peers
 
 check: install-test
 	$(BIN)/ruff check .

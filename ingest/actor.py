@@ -50,6 +50,8 @@ class Actor:
     host: str = ""
     spares: frozenset[str] = frozenset()
     """Nodes on which it may not start."""
+    among: frozenset[str] = frozenset()
+    """Nodes that were alive when it was asked for."""
 
     def __str__(self) -> str:
         return f"actor {self.number} on {self.host}"
@@ -101,11 +103,11 @@ class _Converter:
             )
 
 
-def start_actor(number: int, fingerprint: str) -> tuple[Any, Actor]:
+def start_actor(number: int, fingerprint: str, spared: frozenset[str] = frozenset()) -> tuple[Any, Actor]:
     """Start an actor on a free CPU of a node that is not spared; the reference that tells when and where it has
     started, and the actor."""
     options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
-    if spared := spared_nodes():
+    if spared:
         options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(spared))})"}
     converter: Any = ray.remote(**options)(_Converter)
     handle = converter.remote(fingerprint)

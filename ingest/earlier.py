@@ -5,18 +5,21 @@ from collections.abc import Sequence
 from ingest.convert import ShardReport, part_path
 from ingest.plan import Plan
 from ingest.progress import RunWriter
+from ingest.quarantine import FOLDER as QUARANTINE
+from ingest.quarantine import read_verdict, verdict_path
 from ingest.storage import Place
 
 
 def finished(dataset: Place, plan: Plan) -> dict[tuple[str, int], ShardReport]:
-    """Reports whose shard still lies there with the stated size; what does not fit is set aside."""
+    """Reports whose shard still lies there with the stated size, and whose verdicts do; the rest is set aside."""
+    verdicts = {f.path for f in dataset.files(QUARANTINE)}
     wanted = {part_path(split, number, "json"): (split, number) for split, number in plan.shards()}
     sizes = {f.path: f.size for split in plan.entries for f in dataset.files(split)}
     found = {}
     for file in dataset.files("parts"):
         if (shard := wanted.get(file.path)) is not None:
             report = _report_or_none(dataset, file.path)
-            if report is not None and sizes.get(report.path) == report.size:
+            if report is not None and sizes.get(report.path) == report.size and _verdicts(report) <= verdicts:
                 found[shard] = report
             else:
                 _move_aside(dataset, [file.path, *([report.path] if report is not None else [])])
@@ -29,6 +32,34 @@ def set_aside(dataset: Place, damaged: Sequence[ShardReport], run: RunWriter) ->
         run.event("warning", f"{report.path} is not what was written; it is made again.", path=report.path)
         report_path = part_path(report.split, report.number, "json")
         _move_aside(dataset, [report_path, report.path, *report.part_sha256])
+
+
+def set_cut_verdicts_aside(dataset: Place, run: RunWriter) -> None:
+    """Move verdicts out of the way that a loss of power has cut, or whose pictures it has: they are given again.
+
+    Only in local folders: in an object store a file is whole or not there.
+    """
+    if not dataset.is_local:
+        return
+    sizes = {f.path: f.size for f in dataset.files(QUARANTINE)}
+    for path in sorted(path for path in sizes if path.endswith(".json")):
+        picture = path.removesuffix(".json") + ".bin"
+        if sizes.get(picture) != _picture_size(dataset, path):
+            run.event("warning", f"{path} is not what was written; it is made again.", path=path)
+            _move_aside(dataset, [path, picture])
+
+
+def _picture_size(dataset: Place, path: str) -> int:
+    """Bytes of the picture of a verdict, -1 if that is cut."""
+    try:
+        return read_verdict(dataset, path).size
+    except (ValueError, TypeError):
+        return -1
+
+
+def _verdicts(report: ShardReport) -> set[str]:
+    """Where the verdicts on a shard's bad pictures lie."""
+    return {f"{verdict_path(report.split, bad['row'])}.json" for bad in report.quarantined}
 
 
 def _report_or_none(dataset: Place, path: str) -> ShardReport | None:

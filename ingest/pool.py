@@ -75,6 +75,7 @@ class Pool:
         self._job: tuple[Writing, Any] | None = None
         self._writers: defaultdict[Shard, list[Actor]] = defaultdict(list)
         self._failures: defaultdict[Shard, list[tuple[str, float]]] = defaultdict(list)
+        self._alive: frozenset[str] = frozenset()
         self._spared: frozenset[str] = frozenset()
         self._num_started = self._failed_starts = 0
         self._resized = self._looked = 0.0
@@ -115,7 +116,7 @@ class Pool:
         if enough or (self._resized and time.monotonic() - self._resized < RESIZE_S):
             return
         self._resized = time.monotonic()
-        self._spared = spared_nodes()
+        self._alive, self._spared = alive_nodes(), spared_nodes()
         for reference, actor in list(self._starting.items()):
             if actor.spares != self._spared:  # it may wait for nodes that are gone
                 end_actor(self._starting.pop(reference))
@@ -133,7 +134,8 @@ class Pool:
 
     def _start(self) -> None:
         self._num_started += 1
-        ready, actor = start_actor(self._num_started, self.fingerprint)
+        ready, actor = start_actor(self._num_started, self.fingerprint, self._spared)
+        actor.among = self._alive
         self._starting[ready] = actor
 
     def _hand_out(self) -> None:
@@ -174,10 +176,12 @@ class Pool:
         try:
             actor.node, actor.host = ray.get(reference)
         except RayError as error:
-            self._failed_starts += 1
-            if self._failed_starts >= MAX_FAILED_STARTS:
-                raise TenchError(f"no actor can be started on this Ray cluster: {error}") from error
+            end_actor(actor)
             self._resized = 0.0
+            if not isinstance(error, ActorUnavailableError) and actor.among <= alive_nodes():
+                self._failed_starts += 1  # and no loss of a node
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                raise TenchError(f"no actor can be started on this Ray cluster: {_words(error)}") from error
             return
         self._failed_starts = 0
         self._rest(actor)

@@ -108,11 +108,12 @@ def recentre(dataset: str, out: str, settings: RecentreSettings, run: RunWriter)
         path = f"plan/entries-{split}.arrow"
         place.put_new(path, parent.checked_bytes(path))
     reports = _made(parent, place, plan, settings, run)
-    if damaged := damaged_shards(place, reports):
+    damaged, read_back = damaged_shards(place, reports)
+    if damaged:
         set_aside(place, damaged, run)
         reports = _made(parent, place, plan, settings, run)
     run.event("phase", "All shards are written; sealing: index, statistics, manifest.")
-    manifest = seal(place, plan, reports, parent.manifest.layout)
+    manifest = seal(place, plan, reports, parent.manifest.layout, read_back)
     run.event("sealed", f"Sealed: dataset {manifest.dataset_id[:16]}.", dataset_id=manifest.dataset_id)
     return _facts(place, manifest, started)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingest.convert import ShardReport, shard_tasks
-from ingest.earlier import finished, set_aside
+from ingest.earlier import finished, set_aside, set_cut_verdicts_aside
 from ingest.errors import RefusedError
 from ingest.manifest import MANIFEST, Manifest, read_manifest
 from ingest.pixels import PictureError, encode, imaging_library, pixel_fingerprint, rescale
@@ -61,17 +61,21 @@ def ingest(source: str, dataset: str, settings: IngestSettings, run: RunWriter) 
     _refuse_full_disk(place, plan)
     _put_plan(place, plan)
     _sweep_staging(place)
+    set_cut_verdicts_aside(place, run)
     _say_imaging(run)
     tally = Tally(place, plan.num_entries, settings.max_bad)
     reports = _convert_missing(opened, plan, settings, run, tally)
     run.event("phase", "All shards are written; sealing: index, statistics, manifest.")
     tally.tell(run, "sealing", force=True)
     for _ in range(REBUILDS):
-        if not (damaged := damaged_shards(place, reports)):
+        damaged, read_back = damaged_shards(place, reports)
+        if not damaged:
             break
         set_aside(place, damaged, run)
-        reports = _convert_missing(opened, plan, settings, run, Tally(place, plan.num_entries, settings.max_bad))
-    manifest = seal(place, plan, reports, opened.layout)
+        again = Tally(place, plan.num_entries, settings.max_bad)
+        reports = _convert_missing(opened, plan, settings, run, again)
+        tally.converted_now += again.converted_now
+    manifest = seal(place, plan, reports, opened.layout, read_back)
     run.event("sealed", f"Sealed: dataset {manifest.dataset_id[:16]}.", dataset_id=manifest.dataset_id)
     return _facts(place, manifest, tally.converted_now, started)
 
@@ -198,9 +202,13 @@ def _refuse_full_disk(dataset: Place, plan: Plan) -> None:
     free = shutil.disk_usage(_standing(dataset)).free
     if needed - written > free:
         raise RefusedError(
-            f"{dataset.uri}: needs about {(needed - written) / 1e9:.1f} GB, free are {free / 1e9:.1f} GB; "
+            f"{dataset.uri}: needs about {_size(needed - written)}, free are {_size(free)}; "
             "free some space, or choose another disk"
         )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 10**9 else f"{num_bytes / 1e6:.2f} MB"
 
 
 def _sweep_staging(dataset: Place) -> None:

@@ -29,19 +29,34 @@ HASHED_AT_ONCE = 4
 BLOCK = 2**22
 
 
-def damaged_shards(dataset: Place, reports: Sequence[ShardReport]) -> list[ShardReport]:
-    """Reports whose files are not, as read back from the store, what they state."""
+def damaged_shards(
+    dataset: Place, reports: Sequence[ShardReport]
+) -> tuple[list[ShardReport], dict[str, StoredHash]]:
+    """Reports whose files are not, as read back from the store, what they state; and the hashes of the others'."""
 
-    def whole(report: ShardReport) -> bool:
+    def read(report: ShardReport) -> dict[str, StoredHash] | None:
         wanted = {report.path: report.sha256, **report.part_sha256}
-        return all(_hash_or_none(dataset, path) == sha256 for path, sha256 in wanted.items())
+        try:
+            found = {path: sha256_of(dataset, path) for path in wanted}
+        except FileNotFoundError:
+            return None
+        return found if all(found[path].sha256 == sha256 for path, sha256 in wanted.items()) else None
 
+    damaged, whole = [], {}
     with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
-        return [report for report, ok in zip(reports, pool.map(whole, reports), strict=True) if not ok]
+        for report, found in zip(reports, pool.map(read, reports), strict=True):
+            if found is None:
+                damaged.append(report)
+            else:
+                whole.update(found)
+    return damaged, whole
 
 
-def seal(dataset: Place, plan: Plan, reports: Sequence[ShardReport], layout: str) -> Manifest:
-    """Write index, statistics and manifest. `reports` are of every shard, in plan order, checked before.
+def seal(
+    dataset: Place, plan: Plan, reports: Sequence[ShardReport], layout: str, read_back: dict[str, StoredHash]
+) -> Manifest:
+    """Write index, statistics and manifest. `reports` are of every shard, in plan order, checked before; `read_back`
+    has the hashes that were found then.
 
     Raises RefusedError if no training picture could be decoded, TenchError if another writer sealed another
     dataset here.
@@ -59,7 +74,7 @@ def seal(dataset: Place, plan: Plan, reports: Sequence[ShardReport], layout: str
         pixel_fingerprint=plan.record["pixel_fingerprint"], listing_hash=plan.record["listing_hash"],
         plan_hash=plan.record["plan_hash"],
         splits={s: _split_facts(plan, s, r, indexes[s]) for s, r in splits.items()},
-        sums_sha256=sums.digest(), quarantine=quarantine, files=_hashes(dataset, paths),
+        sums_sha256=sums.digest(), quarantine=quarantine, files={**read_back, **_hashes(dataset, paths - read_back.keys())},
         derived=_hashes(dataset, derived), imaging=imaging_library(), versions=_versions(), layout=layout,
         created_at=round(time.time(), 3), parent=plan.record.get("parent"),
     )  # fmt: skip
@@ -80,13 +95,6 @@ def sha256_of(dataset: Place, path: str) -> StoredHash:
         digest.update(data)
         size = len(data)
     return StoredHash(sha256=digest.hexdigest(), size=size)
-
-
-def _hash_or_none(dataset: Place, path: str) -> str | None:
-    try:
-        return sha256_of(dataset, path).sha256
-    except FileNotFoundError:
-        return None
 
 
 def _hashes(dataset: Place, paths: Iterable[str]) -> dict[str, StoredHash]:

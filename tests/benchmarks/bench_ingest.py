@@ -55,7 +55,8 @@ def main() -> None:
 def bare(path: Path, payload: str) -> bytes:
     """Decode, rescale the shorter side to 256, cut out the centre, encode."""
     with Image.open(io.BytesIO(path.read_bytes())) as opened:
-        image = opened.convert("RGB")
+        opened.load()
+        image = opened if opened.mode == "RGB" else opened.convert("RGB")
     scale = 256 / min(image.size)
     width, height = (max(256, round(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
