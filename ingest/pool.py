@@ -105,11 +105,6 @@ class Pool:
             if self.run.stop_requested():
                 raise Interrupted("Stopped; finished shards are kept. The same command goes on from here.")
 
-    @property
-    def num_working(self) -> int:
-        """Actors that have a shard in hand."""
-        return len(self._flights)
-
     def _resize(self) -> None:
         """Start actors for CPUs that are there by now: nodes come late, and go."""
         enough = self._exhausted and not self._again_first

@@ -29,7 +29,10 @@ def verdict_path(split: str, row: int) -> str:
 def put_verdict(dataset: Place, verdict: Verdict, data: bytes) -> Verdict:
     """Keep the verdict and the picture's bytes; the verdict that holds. One that is there already stays."""
     path = verdict_path(verdict.split, verdict.row)
-    dataset.put_new(f"{path}.bin", data)
+    picture = f"{path}.bin"
+    if not dataset.put_new(picture, data) and dataset.size(picture) != len(data):
+        dataset.move(picture, f"damaged/{picture}")  # a loss of power has cut it
+        dataset.put_new(picture, data)
     if dataset.put_new(f"{path}.json", json.dumps(asdict(verdict), indent=1, ensure_ascii=False).encode() + b"\n"):
         return verdict
     return read_verdict(dataset, f"{path}.json")
