@@ -124,8 +124,12 @@ def progress_words(progress: RunProgress) -> str:
         parts.append(f"epoch {figures['epoch']}/{figures['epochs']}  loss {figures['loss']:.3f}")
     if figures.get("top1_error") is not None:
         parts.append(f"top-1 error {figures['top1_error']:.1%}")
+    if figures.get("bytes"):
+        parts.append(f"{figures['bytes'] / 1e6:,.1f} MB")
     if figures.get("quarantined"):
         parts.append(f"{figures['quarantined']:,} bad")
+    if rates := [row["samples_per_s"] for row in figures.get("actors", ())]:
+        parts.append(f"{figures['num_actors']:,} actors, {min(rates):,.0f} to {max(rates):,.0f}/s each")
     return "  ".join(parts)
 
 
