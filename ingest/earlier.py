@@ -12,11 +12,13 @@ from ingest.storage import Place
 
 def finished(dataset: Place, plan: Plan) -> dict[tuple[str, int], ShardReport]:
     """Reports whose shard still lies there with the stated size, and whose verdicts do; the rest is set aside."""
-    verdicts = {f.path for f in dataset.files(QUARANTINE)}
     wanted = {part_path(split, number, "json"): (split, number) for split, number in plan.shards()}
+    reports = dataset.files("parts")
+    # Looked at after the reports: another run may be writing, and what a report speaks of is there before it.
     sizes = {f.path: f.size for split in plan.entries for f in dataset.files(split)}
+    verdicts = {f.path for f in dataset.files(QUARANTINE)}
     found = {}
-    for file in dataset.files("parts"):
+    for file in reports:
         if (shard := wanted.get(file.path)) is not None:
             report = _report_or_none(dataset, file.path)
             if report is not None and sizes.get(report.path) == report.size and _verdicts(report) <= verdicts:

@@ -46,7 +46,6 @@ BINDING: tuple[Code, ...] = ("decoder crashed", "decoder timed out", "decoder ou
 Pixels = npt.NDArray[np.uint8]
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-Image.core.set_blocks_max(8)  # type: ignore[attr-defined] # memory of a picture is kept for the next one: no page faults for each
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 # What it warns of (sizes, odd EXIF) is refused or allowed here by our own rules. Set once: not safe among threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")

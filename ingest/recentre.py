@@ -156,8 +156,9 @@ def _plan(parent: Dataset, place: Place) -> Plan:
 
 def _refuse_other(place: Place, plan: Plan) -> None:
     """Raise RefusedError if the target is neither empty nor begun from the same parent."""
+    occupied = bool(place.files() or place.folders())  # before the plan: another run may be putting it
     if not place.exists(PLAN):
-        if place.files() or place.folders():
+        if occupied:
             raise RefusedError(f"{place.uri}: is not empty and holds no dataset of Tench; give a new or empty folder")
         return
     found = json.loads(place.get(PLAN))

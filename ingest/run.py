@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,7 @@ def _put_plan(dataset: Place, plan: Plan) -> None:
 
 
 def _refuse_other_plan(dataset: Place, plan: Plan) -> None:
+    occupied = bool(dataset.files() or dataset.folders())  # before the plan: another run may be putting it
     if dataset.exists(PLAN):
         found = json.loads(dataset.get(PLAN))
         if said := differences(found, plan.record):
@@ -151,7 +153,7 @@ def _refuse_other_plan(dataset: Place, plan: Plan) -> None:
                 f"{dataset.uri}: was begun with another plan: {'; '.join(said)}. Give the same settings and source, "
                 "or another folder"
             )
-    elif dataset.files() or dataset.folders():
+    elif occupied:
         raise RefusedError(f"{dataset.uri}: is not empty and holds no dataset of Tench; give a new or empty folder")
 
 
@@ -216,8 +218,9 @@ def _sweep_staging(dataset: Place) -> None:
     if not dataset.is_local:
         return
     for path in dataset.local_path().rglob("*#*"):
-        if path.name.rpartition("#")[2].isdigit() and time.time() - path.stat().st_mtime > STALE_STAGING_S:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another run has just put it
+            if path.name.rpartition("#")[2].isdigit() and time.time() - path.stat().st_mtime > STALE_STAGING_S:
+                path.unlink()
 
 
 def _say_imaging(run: RunWriter) -> None:

@@ -30,14 +30,22 @@ def write(records: Sequence[Record], payload_kind: str, wnids: Sequence[str]) ->
         pa.array([r.wnid for r in records], pa.string()),
         payloads,
     ]
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.record_batch(columns, schema=schema))
-    buffer = sink.getvalue()
+    buffer = _file_bytes(pa.record_batch(columns, schema=schema))
     column = pa.ipc.open_file(buffer).get_batch(0).column("payload")
     base = column.buffers()[2].address - buffer.address if records else 0
     # Cast: pyarrow's own view is of signed bytes, which equals no bytes object.
     return WrittenShard(memoryview(buffer).cast("B"), starts + np.uint64(base), {})
+
+
+def _file_bytes(batch: pa.RecordBatch) -> pa.Buffer:
+    """The file of one record batch, written once to know its size and once into memory of that size: copied once."""
+    measure = pa.MockOutputStream()
+    with pa.ipc.new_file(measure, batch.schema) as writer:
+        writer.write_batch(batch)
+    buffer = pa.allocate_buffer(measure.size())
+    with pa.ipc.new_file(pa.FixedSizeBufferWriter(buffer), batch.schema) as writer:
+        writer.write_batch(batch)
+    return buffer
 
 
 def check(data: Bytes, rows: IndexRows, payload_kind: str, wnids: Sequence[str]) -> Iterator[str]:

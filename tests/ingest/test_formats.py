@@ -106,8 +106,9 @@ def test_the_content_id_is_that_of_keys_labels_and_payloads(dataset: Path, manif
     hashes: dict[str, list[str]] = {"train": [], "val": []}
     for split, of_split in hashes.items():
         for shard in shards(dataset, split):
-            rows = [f"{s.key}\t{s.label}\t{len(s.payload)}\n".encode() + s.payload for s in samples_of(shard)]
-            of_split.append(hashlib.sha256(b"".join(rows)).hexdigest())
+            samples = ((s.key, s.label, len(s.payload), google_crc32c.value(s.payload)) for s in samples_of(shard))
+            rows = ["\t".join(map(str, sample)) + "\n" for sample in samples]
+            of_split.append(hashlib.sha256("".join(rows).encode()).hexdigest())
     assert manifest_of(dataset)["content_id"] == _json_sha256(hashes)
 
 
