@@ -165,7 +165,9 @@ def facts_lines(facts: dict[str, Any]) -> list[str]:
     for name, value in facts.items():
         if isinstance(value, dict) and all(isinstance(inner, dict) for inner in value.values()):
             for key, inner in value.items():
-                told = ", ".join(f"{n.replace('_', ' ').removeprefix('num ')} {_figure(n, v)}" for n, v in inner.items())
+                told = ", ".join(
+                    f"{n.replace('_', ' ').removeprefix('num ')} {_figure(n, v)}" for n, v in inner.items()
+                )
                 lines.append(f"{key:<19} {told}")
         elif value is not None and not isinstance(value, (dict, list)):
             lines.append(f"{name.replace('_', ' '):<19} {_figure(name, value)}")

@@ -29,9 +29,7 @@ HASHED_AT_ONCE = 4
 BLOCK = 2**22
 
 
-def damaged_shards(
-    dataset: Place, reports: Sequence[ShardReport]
-) -> tuple[list[ShardReport], dict[str, StoredHash]]:
+def damaged_shards(dataset: Place, reports: Sequence[ShardReport]) -> tuple[list[ShardReport], dict[str, StoredHash]]:
     """Reports whose files are not, as read back from the store, what they state; and the hashes of the others'."""
 
     def read(report: ShardReport) -> dict[str, StoredHash] | None:

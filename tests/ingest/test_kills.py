@@ -163,12 +163,12 @@ class _Running:
             self.error = error
         writer.flush()
 
-    def actors(self) -> list[psutil.Process]:
-        """The processes that convert."""
+    def actors(self, title: str = "ray::_Converter") -> list[psutil.Process]:
+        """The processes that convert; `ray::_Converter.make` while they have a shard in hand."""
         found = []
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
-                if " ".join(process.cmdline()).startswith("ray::_Converter"):
+                if " ".join(process.cmdline()).startswith(title):
                     found.append(process)
         return found
 
@@ -203,6 +203,7 @@ def test_a_frozen_actor_is_given_up_and_its_shard_done_by_another(
     assert running.facts["dataset_id"] == whole
     lost = [e for e in RunReader(running.run).events() if e.kind == "actor lost"]
     assert [("stalled on shard" in e.text, e.data["reason"]) for e in lost] == [(True, "no result after 2 s")]
+    psutil.wait_procs([frozen], PATIENCE_S)  # Ray takes some seconds to kill a process that is stopped
     assert not frozen.is_running()
 
 
@@ -211,8 +212,10 @@ def test_the_last_shard_of_a_slow_actor_is_made_by_a_second_one_as_well(
 ) -> None:
     running = _Running(source, tmp_path, num_actors=2, samples_per_shard=PER_SHARD, picture_timeout_s=600)
     _wait_for(lambda: _num_reports(running.dataset) >= 5, running.thread.is_alive)
-    running.actors()[0].suspend()
+    frozen = running.actors()[0]
+    frozen.suspend()
     running.thread.join(PATIENCE_S)
+    psutil.wait_procs([frozen], PATIENCE_S)
     assert running.facts["dataset_id"] == whole
     assert running.kinds().count("straggler") == 1
     assert "actor lost" not in running.kinds()
@@ -224,7 +227,7 @@ def test_a_shard_that_kills_every_process_ends_the_run_and_is_named(
     running = _Running(source, tmp_path, num_actors=1, samples_per_shard=1000)
     killed: set[int] = set()
     while running.thread.is_alive():
-        for process in running.actors():
+        for process in running.actors("ray::_Converter.make"):
             if process.pid not in killed:
                 killed.add(process.pid)
                 process.kill()
