@@ -106,11 +106,25 @@ def rescale(data: bytes, settings: PlannedSettings) -> Picture:
             image = _to_rgb(opened)
         if turn is not None:
             image = image.transpose(turn)
-        if image.size != scaled:
-            image = image.resize(scaled, FILTERS[settings.filter])
-        left, top = (scaled[0] - settings.side) // 2, (scaled[1] - settings.side) // 2
-        square = image.crop((left, top, left + settings.side, top + settings.side))
-        return Picture(square, width, height)
+        return Picture(_cut(image, scaled, settings), width, height)
+
+
+def _cut(image: Image.Image, scaled: tuple[int, int], settings: PlannedSettings) -> Image.Image:
+    """The centre square of an image that is scaled to a size.
+
+    Only what is kept is computed: the square is cut out in the image's own coordinates, which gives what scaling the
+    whole image and then cutting gives, up to rounding (0.1 % of the values differ, by 1, seldom by 2).
+    """
+    side = settings.side
+    left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
+    if image.size == scaled:
+        return image.crop((left, top, left + side, top + side))
+    (width, height), (new_width, new_height) = image.size, scaled
+    box = (
+        left * width / new_width, top * height / new_height,
+        (left + side) * width / new_width, (top + side) * height / new_height,
+    )  # fmt: skip
+    return image.resize((side, side), FILTERS[settings.filter], box=box)
 
 
 def encode(image: Image.Image, settings: PlannedSettings) -> bytes:

@@ -31,11 +31,29 @@ def file_of(pixels: Pixels | Image.Image, kind: str = "PNG", **options: Any) -> 
 
 
 def reference(data: bytes, side: int, name: str = "bicubic") -> Pixels:
-    """uint8 (side, side, 3): shorter side to `side`, halves up; then the centre, its start rounded down."""
+    """uint8 (side, side, 3): shorter side to `side`, halves up; of that the centre, its start rounded down.
+
+    The centre is cut while scaling, in the picture's coordinates: exactly what is stored.
+    """
     image = Image.open(io.BytesIO(data)).convert("RGB")
-    width, height = image.size
-    long = math.floor(Fraction(max(width, height) * side, min(width, height)) + Fraction(1, 2))
-    target = (side, long) if width <= height else (long, side)
-    scaled = np.asarray(image if image.size == target else image.resize(target, FILTERS[name]))
+    target = _target(image, side)
+    edges = [(new - side) // 2 + offset for offset in (0, side) for new in target]
+    box = tuple(float(Fraction(e * old, new)) for e, old, new in zip(edges, image.size * 2, target * 2, strict=True))
+    if image.size == target:
+        return np.asarray(image.crop(tuple(edges)))
+    return np.asarray(image.resize((side, side), FILTERS[name], box=box))
+
+
+def scaled_then_cut(data: bytes, side: int) -> Pixels:
+    """The same in two plain steps: all of the picture is scaled, then the centre is cut out."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    target = _target(image, side)
+    scaled = np.asarray(image if image.size == target else image.resize(target, Image.Resampling.BICUBIC))
     top, left = (scaled.shape[0] - side) // 2, (scaled.shape[1] - side) // 2
     return scaled[top : top + side, left : left + side]
+
+
+def _target(image: Image.Image, side: int) -> tuple[int, int]:
+    width, height = image.size
+    long = math.floor(Fraction(max(width, height) * side, min(width, height)) + Fraction(1, 2))
+    return (side, long) if width <= height else (long, side)

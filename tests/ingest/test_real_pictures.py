@@ -4,12 +4,13 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ingest.settings import VerifySettings
 from ingest.verify import verify
 from tests.ingest.conftest import Convert
-from tests.ingest.pictures import reference
+from tests.ingest.pictures import reference, scaled_then_cut
 from tests.ingest.shards import samples
 
 
@@ -47,6 +48,10 @@ def test_pictures_of_three_hundred_classes_are_all_converted(unpacked: Path, con
     files = {f"{p.parent.name}/{p.stem}": p for p in source.rglob("*.JPEG")}
     for sample in stored[::6]:
         assert sample.payload == reference(files[sample.key].read_bytes(), 256).tobytes(), sample.key
+    plain = [scaled_then_cut(files[sample.key].read_bytes(), 256).astype(int).ravel() for sample in stored[::6]]
+    off = np.abs(np.stack(plain) - np.stack([np.frombuffer(s.payload, np.uint8) for s in stored[::6]]))
+    assert off.max() <= 2
+    assert (off > 0).mean() < 0.005
 
 
 def test_pictures_of_ten_classes_in_two_splits_are_all_converted(
