@@ -77,7 +77,8 @@ def ingest(
     Parameters
     ----------
     source
-        Folder with the official archives, with train/ and val/ class folders, or with bare class folders.
+        Folder, s3://, gs:// or az:// place, or http(s):// address of the pictures: the archives of ILSVRC-2012, -2010 or
+        Fall 2011, Kaggle's ILSVRC/, Hugging Face Parquet, WebDataset tars, CIFAR-10, or class folders.
     dataset
         Folder of the new dataset.
     dry_run

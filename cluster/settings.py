@@ -23,7 +23,8 @@ class IngestRequest(IngestSettings):
     """Convert a source into a dataset."""
 
     source: Annotated[Uri, Content]
-    """Folder of the archives, or of class folders."""
+    """Where the pictures lie: archives of ILSVRC-2012, -2010 or Fall 2011, Kaggle's ILSVRC/, Parquet, WebDataset,
+    CIFAR-10, or class folders."""
 
     dataset: Annotated[Uri, Execution]
     """Folder of the new dataset."""
