@@ -6,6 +6,7 @@ them is float64. Pixel values are 0-255.
 
 import hashlib
 import io
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ EXACT_PICTURES = 257
 """257 x 255 is the largest number of 16 bits."""
 EXACT_PRODUCTS = 256
 """256 x 255 x 255 is below 2**24, up to which float32 has every whole number."""
+_ONE_AT_A_TIME = threading.Lock()
+"""NumPy reads a header with Python's own parser, which in CPython 3.11 fails now and then when threads share it."""
 CHANNEL_PAIRS = tuple((i, j) for i in range(3) for j in range(i, 3))
 
 
@@ -103,7 +106,7 @@ class PixelSums:
     @classmethod
     def from_bytes(cls, data: bytes) -> "PixelSums":
         """The sums of an .npz file of `to_bytes`."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        with _ONE_AT_A_TIME, np.load(io.BytesIO(data), allow_pickle=False) as file:
             sums = cls(int(file["pixels"].shape[0]), int(file["count"]))
             sums._pixels = file["pixels"].astype(np.uint64)
             sums._moments = file["moments"].astype(np.uint64)
