@@ -9,7 +9,7 @@ import pyarrow as pa
 from ingest.manifest import Manifest
 from ingest.plan import Plan, make_plan
 from ingest.settings import PlannedSettings
-from ingest.sources import detect
+from ingest.sources import Source
 
 NAMED = 3
 """Keys that are named of those with one problem; of the others, the number is told."""
@@ -35,10 +35,10 @@ def key_differences(found: Sequence[Pair], wanted: Sequence[Pair], value: str) -
         yield f"the same keys are in another order, first {first[0]}"
 
 
-def source_plan(source: str, manifest: Manifest) -> Plan:
+def source_plan(source: Source, manifest: Manifest) -> Plan:
     """What a source would be planned as with a dataset's own settings. Raises RefusedError."""
     settings = PlannedSettings.model_validate(manifest.settings)
-    return make_plan(detect(source), settings, manifest.pixel_fingerprint)
+    return make_plan(source, settings, manifest.pixel_fingerprint)
 
 
 def source_differences(manifest: Manifest, entries: dict[str, pa.Table], plan: Plan) -> Iterator[str]:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -33,6 +32,7 @@ from ingest.seal import damaged_shards, seal
 from ingest.settings import RecentreSettings
 from ingest.storage import Place
 from ingest.synsets import Synset
+from ingest.target import begun_plan, refuse_inside
 
 if TYPE_CHECKING:
     from ingest.pool import Converted
@@ -118,14 +118,6 @@ def recentre(dataset: str, out: str, settings: RecentreSettings, run: RunWriter)
     return _facts(place, manifest, started)
 
 
-def refuse_inside(place: Place, outside: Place) -> None:
-    """Raise RefusedError if a new dataset would lie in a folder that has to stay as it is."""
-    if place.is_local and outside.is_local:
-        inner, outer = Path(place.uri).resolve(), Path(outside.uri).resolve()
-        if inner == outer or outer in inner.parents:
-            raise RefusedError(f"{place.uri}: lies inside {outside.uri}; choose a folder outside of it")
-
-
 @lru_cache(1)
 def _opened(uri: str) -> Dataset:
     """The parent, opened once by each process: its mean image has some megabytes."""
@@ -156,13 +148,8 @@ def _plan(parent: Dataset, place: Place) -> Plan:
 
 def _refuse_other(place: Place, plan: Plan) -> None:
     """Raise RefusedError if the target is neither empty nor begun from the same parent."""
-    occupied = bool(place.files() or place.folders())  # before the plan: another run may be putting it
-    if not place.exists(PLAN):
-        if occupied:
-            raise RefusedError(f"{place.uri}: is not empty and holds no dataset of Tench; give a new or empty folder")
-        return
-    found = json.loads(place.get(PLAN))
-    if found == plan.record:
+    found = begun_plan(place)
+    if found is None or found == plan.record:
         return
     if (other := found.get("parent")) != plan.record["parent"]:
         made_of = f"was made of dataset {other}" if other else "was made of pictures"

@@ -11,14 +11,14 @@ import numpy as np
 
 from ingest.errors import DamageError, RefusedError
 from ingest.formats.arrow import read_table
-from ingest.key_check import source_differences
+from ingest.key_check import source_differences, source_plan
 from ingest.listing import ENTRIES
 from ingest.manifest import Manifest, read_manifest
 from ingest.pixels import pixel_fingerprint
-from ingest.plan import Plan, differences, make_plan
+from ingest.plan import Plan, differences
 from ingest.progress import RunWriter
 from ingest.rebuild import Rebuild
-from ingest.settings import PlannedSettings, RepairSettings
+from ingest.settings import RepairSettings
 from ingest.shard_check import damage
 from ingest.sources import Source, detect
 from ingest.storage import Place
@@ -80,7 +80,7 @@ def _source(place: Place, manifest: Manifest, source: str) -> Source:
 
 def _plan(source: Source, place: Place, manifest: Manifest, damaged: Sequence[str]) -> Plan:
     """The plan of the dataset. Raises RefusedError naming where source or imaging library differ from it."""
-    plan = make_plan(source, PlannedSettings.model_validate(manifest.settings), manifest.pixel_fingerprint)
+    plan = source_plan(source, manifest)
     recorded = {
         "format_version": manifest.format_version,
         "settings": manifest.settings,

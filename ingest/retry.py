@@ -18,10 +18,10 @@ from ingest.pixels import pixel_fingerprint
 from ingest.plan import PLAN, Plan, make_plan, plan_bytes
 from ingest.progress import RunWriter
 from ingest.quarantine import Verdict, read_verdicts, verdict_path
-from ingest.recentre import refuse_inside
 from ingest.settings import IngestSettings
 from ingest.sources import detect
 from ingest.storage import Place
+from ingest.target import refuse_inside
 
 COMPARED = ("key", "label", "length")
 SEALING = ("index", "statistics")

@@ -1,6 +1,5 @@
 """The whole conversion: what `tench ingest` and an ingest job call."""
 
-import json
 import os
 import shutil
 import time
@@ -31,6 +30,7 @@ from ingest.settings import IngestSettings
 from ingest.sources import Source, detect
 from ingest.storage import Place
 from ingest.tally import Tally
+from ingest.target import begun_plan, refuse_inside
 
 if TYPE_CHECKING:
     from ingest.pool import Converted
@@ -109,10 +109,7 @@ def _open_both(source: str, dataset: str) -> tuple[Source, Place]:
     if not place.can_list:
         raise RefusedError(f"{place.uri}: a web server is read only; give a folder, s3://, gs:// or az://")
     opened = detect(source)
-    if opened.place.is_local and place.is_local:
-        inner, outer = Path(place.uri).resolve(), Path(opened.place.uri).resolve()
-        if inner == outer or outer in inner.parents:
-            raise RefusedError(f"{place.uri}: lies inside the source {opened.place.uri}; choose a folder outside of it")
+    refuse_inside(place, opened.place, "the source ")
     return opened, place
 
 
@@ -123,10 +120,11 @@ def _planned(source: Source, dataset: Place, settings: IngestSettings, run: RunW
         run.event("warning", note)
     plan = make_plan(source, settings, pixel_fingerprint())
     _refuse_other_plan(dataset, plan)
+    num_shards = sum(plan.num_shards(split) for split in plan.entries)
     run.event(
         "planned",
-        f"{plan.num_entries:,} pictures in {len(plan.wnids)} classes, {sum(1 for _ in plan.shards())} shards.",
-        splits=plan.record["splits"], num_shards=sum(1 for _ in plan.shards()), plan_hash=plan.record["plan_hash"],
+        f"{plan.num_entries:,} pictures in {len(plan.wnids)} classes, {num_shards} shards.",
+        splits=plan.record["splits"], num_shards=num_shards, plan_hash=plan.record["plan_hash"],
     )  # fmt: skip
     return plan
 
@@ -145,16 +143,12 @@ def _put_plan(dataset: Place, plan: Plan) -> None:
 
 
 def _refuse_other_plan(dataset: Place, plan: Plan) -> None:
-    occupied = bool(dataset.files() or dataset.folders())  # before the plan: another run may be putting it
-    if dataset.exists(PLAN):
-        found = json.loads(dataset.get(PLAN))
-        if said := differences(found, plan.record):
-            raise RefusedError(
-                f"{dataset.uri}: was begun with another plan: {'; '.join(said)}. Give the same settings and source, "
-                "or another folder"
-            )
-    elif occupied:
-        raise RefusedError(f"{dataset.uri}: is not empty and holds no dataset of Tench; give a new or empty folder")
+    found = begun_plan(dataset)
+    if found is not None and (said := differences(found, plan.record)):
+        raise RefusedError(
+            f"{dataset.uri}: was begun with another plan: {'; '.join(said)}. Give the same settings and source, "
+            "or another folder"
+        )
 
 
 def _convert_missing(source: Source, plan: Plan, settings: IngestSettings, run: RunWriter, tally: Tally) -> _Reports:

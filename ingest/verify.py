@@ -13,6 +13,7 @@ from ingest.progress import RunWriter
 from ingest.read_back import Crew, ReadBack, read_back
 from ingest.settings import VerifySettings
 from ingest.shard_check import Damage, ShardCheck, ShardFindings, damage, shard_files
+from ingest.sources import detect
 from ingest.storage import Place
 from ingest.whole_check import WholeCheck
 
@@ -27,7 +28,7 @@ def verify(dataset: str, settings: VerifySettings, run: RunWriter | None = None)
     """
     place = Place(dataset)
     manifest = read_manifest(place)
-    plan = source_plan(settings.source, manifest) if settings.source else None
+    plan = source_plan(detect(settings.source), manifest) if settings.source else None
     crew = crew_for(manifest, run, "verifying")
     apart = WholeCheck(manifest, _read_apart(place, manifest, crew))
     check = ShardCheck(place, manifest, apart.indexes, apart.whole_indexes, settings.deep, crew.go_on)
