@@ -26,11 +26,11 @@ test: install-test
 	$(BIN)/python -m pytest --tier test
 
 test-slow: install-test
-	@bash docker/browser.sh
+	@bash docker/debian.sh chromium chromium "the browser tests"
 	$(BIN)/python -m pytest --tier slow
 
 test-root: install-test
-	@bash docker/network.sh
+	@bash docker/debian.sh ip iproute2 "the tests with several hosts"
 	$(BIN)/python -m pytest --tier root
 
 test-gpu: install-test

@@ -198,32 +198,35 @@ def put_shard(
     format_ = FORMATS[job.settings.format]
     written: WrittenShard = format_.write(records, job.settings.payload, job.wnids)
     path = shard_path(*shard, format_.EXTENSION)
-    is_new = _put_same(job.dataset, path, written.data)
+    is_new = _put_same(job.dataset, path, written.pieces)
     parts = {shard_path(*shard, extension): data for extension, data in written.side_files.items()}
     if sums is not None:
         parts[part_path(*shard, "npz")] = sums.to_bytes()
     checksums = [int(google_crc32c.value(r.payload)) for r in records]
     parts[part_path(*shard, "arrow")] = _index_rows(records, written, checksums)
     for name, data in parts.items():
-        _put_same(job.dataset, name, memoryview(data))
+        _put_same(job.dataset, name, [memoryview(data)])
+    sha256 = hashlib.sha256()
+    for piece in written.pieces:
+        sha256.update(piece)
     report = ShardReport(
-        *shard, path, hashlib.sha256(written.data).hexdigest(), len(written.data), len(records),
+        *shard, path, sha256.hexdigest(), sum(map(len, written.pieces)), len(records),
         content_sha256((r.key, r.label, len(r.payload), crc) for r, crc in zip(records, checksums, strict=True)),
         {n: hashlib.sha256(d).hexdigest() for n, d in parts.items()},
         [{"row": v.row, "key": v.key, "code": v.code} for v in verdicts],
     )  # fmt: skip
-    _put_same(job.dataset, part_path(*shard, "json"), memoryview(report.to_bytes()))
+    _put_same(job.dataset, part_path(*shard, "json"), [memoryview(report.to_bytes())])
     return Made(report, not is_new)
 
 
-def _put_same(dataset: Place, path: str, data: memoryview) -> bool:
+def _put_same(dataset: Place, path: str, pieces: Sequence[memoryview]) -> bool:
     """Put a file; False if another writer put the same bytes before. A piece of them that was cut is set aside."""
-    if dataset.put_new(path, data):
+    if dataset.put_new(path, pieces):
         return True
-    found = dataset.get(path)
+    found, data = dataset.get(path), b"".join(pieces)
     if len(found) < len(data) and found == data[: len(found)]:
         dataset.move(path, f"damaged/{path}")
-        return _put_same(dataset, path, data)
+        return _put_same(dataset, path, pieces)
     if found != data:
         raise TenchError(
             f"{dataset.name(path)}: another writer of this plan put other bytes than this one; two machines convert "

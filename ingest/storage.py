@@ -13,7 +13,7 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -182,8 +182,10 @@ class Place:
         found = obstore.list_with_delimiter(self._store, prefix)["objects"]
         return sorted((StoredFile(str(f["path"]), int(f["size"])) for f in found), key=lambda f: f.path)
 
-    def put_new(self, path: str, data: bytes | memoryview) -> bool:
-        """Create a file; False, with nothing changed, if the path was taken. Never leaves half a file.
+    def put_new(self, path: str, data: bytes | Sequence[memoryview]) -> bool:
+        """Create a file, of one piece or several; False, with nothing changed, if the path was taken.
+
+        Never leaves half a file. Pieces are views, which are written from where they lie.
 
         Raises TenchError if the place does not take it: a full disk, a read-only one, no right to write.
         """

@@ -1,4 +1,4 @@
-"""File formats of shards. Each writes records into bytes and reports where every payload lies."""
+"""File formats of shards. Each turns records into bytes and reports where every payload lies."""
 
 from types import ModuleType
 

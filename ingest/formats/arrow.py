@@ -2,6 +2,7 @@
 file gives each payload in place. The schema's metadata names the classes."""
 
 import json
+import mmap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ COLUMNS = pa.schema(
 
 def write(records: Sequence[Record], payload_kind: str, wnids: Sequence[str]) -> WrittenShard:
     """The bytes of a shard; `payload_kind` (jpeg, raw, ...) and the class names go into the schema's metadata."""
-    payloads, starts = _payload_column(records)
+    column, starts = _unfilled_column([len(r.payload) for r in records])
     schema = pa.schema(
         [("key", pa.string()), ("label", pa.int32()), ("wnid", pa.string()), ("payload", pa.large_binary())],
         metadata={"tench": json.dumps({"payload": payload_kind, "classes": list(wnids)})},
@@ -28,24 +29,39 @@ def write(records: Sequence[Record], payload_kind: str, wnids: Sequence[str]) ->
         pa.array([r.key for r in records], pa.string()),
         pa.array([r.label for r in records], pa.int32()),
         pa.array([r.wnid for r in records], pa.string()),
-        payloads,
+        column,
     ]
-    buffer = _file_bytes(pa.record_batch(columns, schema=schema))
-    column = pa.ipc.open_file(buffer).get_batch(0).column("payload")
-    base = column.buffers()[2].address - buffer.address if records else 0
-    # Cast: pyarrow's own view is of signed bytes, which equals no bytes object.
-    return WrittenShard(memoryview(buffer).cast("B"), starts + np.uint64(base), {})
+    file = _Pieces(column.buffers()[2], [memoryview(r.payload) for r in records])
+    with pa.ipc.new_file(pa.PythonFile(file, "w"), schema) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=schema))
+    return WrittenShard(file.pieces, starts + np.uint64(file.filled_at), {})
 
 
-def _file_bytes(batch: pa.RecordBatch) -> pa.Buffer:
-    """The file of one record batch, written once to know its size and once into memory of that size: copied once."""
-    measure = pa.MockOutputStream()
-    with pa.ipc.new_file(measure, batch.schema) as writer:
-        writer.write_batch(batch)
-    buffer = pa.allocate_buffer(measure.size())
-    with pa.ipc.new_file(pa.FixedSizeBufferWriter(buffer), batch.schema) as writer:
-        writer.write_batch(batch)
-    return buffer
+class _Pieces:
+    """A file in memory that keeps what is written to it, with the payloads in place of the unfilled column."""
+
+    closed = False
+
+    def __init__(self, unfilled: pa.Buffer, payloads: list[memoryview]) -> None:
+        self._unfilled, self._payloads = unfilled.address, payloads
+        self._size = 0
+        self.pieces: list[memoryview] = []
+        self.filled_at = 0
+        """Where the first payload begins."""
+
+    def write(self, piece: bytes | pa.Buffer) -> int:
+        """Called by Arrow's writer, which hands a column's buffer over as it is."""
+        if isinstance(piece, pa.Buffer) and piece.address == self._unfilled:
+            self.filled_at = self._size
+            self.pieces += self._payloads
+        else:
+            # Cast: pyarrow's own view is of signed bytes, which equals no bytes object.
+            self.pieces.append(memoryview(piece).cast("B"))
+        self._size += len(piece)
+        return len(piece)
+
+    def flush(self) -> None:
+        """Called by Arrow's writer; there is nothing to do."""
 
 
 def check(data: Bytes, rows: IndexRows, payload_kind: str, wnids: Sequence[str]) -> Iterator[str]:
@@ -109,11 +125,10 @@ def _starts(table: pa.Table, data: Bytes) -> Iterator[int]:
         yield from (first + places).tolist()
 
 
-def _payload_column(records: Sequence[Record]) -> tuple[pa.LargeBinaryArray, np.ndarray]:
-    """The payload column over one joined buffer, and the start of each payload in that buffer."""
-    ends = np.cumsum([0] + [len(r.payload) for r in records], dtype=np.int64)
-    joined = pa.py_buffer(b"".join(r.payload for r in records))
-    column = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(records), [None, pa.py_buffer(ends.tobytes()), joined]
-    )
-    return column, ends[:-1].astype(np.uint64)
+def _unfilled_column(lengths: list[int]) -> tuple[pa.LargeBinaryArray, np.ndarray]:
+    """A payload column whose bytes are pages that nobody touches, so that they take no memory; each payload's start."""
+    ends = np.cumsum([0, *lengths], dtype=np.int64)
+    pages = mmap.mmap(-1, int(ends[-1]) or 1, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+    unfilled = pa.py_buffer(pages).slice(0, int(ends[-1]))
+    buffers = [None, pa.py_buffer(ends.tobytes()), unfilled]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(lengths), buffers), ends[:-1].astype(np.uint64)

@@ -25,9 +25,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class WrittenShard:
-    """A shard's bytes, and where each payload begins in them: uint64 (num_samples,)."""
+    """A shard's bytes as the pieces that follow one another, and where each payload begins: uint64 (num_samples,).
 
-    data: memoryview
+    The payloads are pieces as they came: joining them would copy a shard, and raw ones have 200 MB of it.
+    """
+
+    pieces: list[memoryview]
     offsets: npt.NDArray[np.uint64]
     side_files: dict[str, bytes]
     """Files that belong beside the shard, by the extension that replaces the shard's own."""

@@ -18,18 +18,19 @@ FORMAT_NAMES = {"jpeg": b"jpeg", "raw": b"raw", "centered": b"int16"}
 
 def write(records: Sequence[Record], payload_kind: str, wnids: Sequence[str]) -> WrittenShard:
     """The bytes of a shard, with its `.idx` (one line a record: offset and size)."""
-    parts: list[bytes] = []
+    pieces: list[memoryview] = []
     offsets, lines, position = [], [], 0
     for record in records:
-        message, payload_at = _example(record, FORMAT_NAMES[payload_kind])
-        header = struct.pack("<Q", len(message))
-        parts += [header, _masked_crc(header), message, _masked_crc(message)]
-        size = len(message) + 16
-        offsets.append(position + 12 + payload_at)
+        head = _head(record, FORMAT_NAMES[payload_kind])
+        length = struct.pack("<Q", len(head) + len(record.payload))
+        before = length + _masked(google_crc32c.value(length)) + head
+        after = _masked(google_crc32c.extend(google_crc32c.value(head), record.payload))
+        pieces += map(memoryview, (before, record.payload, after))
+        size = len(before) + len(record.payload) + len(after)
+        offsets.append(position + len(before))
         lines.append(f"{position} {size}\n")
         position += size
-    data = memoryview(b"".join(parts))
-    return WrittenShard(data, np.array(offsets, np.uint64), {"idx": "".join(lines).encode()})
+    return WrittenShard(pieces, np.array(offsets, np.uint64), {"idx": "".join(lines).encode()})
 
 
 def check(data: Bytes, rows: IndexRows, payload_kind: str, wnids: Sequence[str]) -> Iterator[str]:
@@ -69,16 +70,16 @@ def _problems(record: Bytes, start: int, number: int, rows: IndexRows, payload_k
     """What is wrong with the bytes of one record that begins at `start`."""
     name, at = rows.name(number), rows.offsets[number] - start
     header, message, crc = record[:8].tobytes(), record[12:-4], record[-4:].tobytes()
-    if header != struct.pack("<Q", len(message)) or record[8:12].tobytes() != _masked_crc(header):
+    if header != struct.pack("<Q", len(message)) or record[8:12].tobytes() != _masked(google_crc32c.value(header)):
         yield f"{name}: its length at {start}, or the checksum of its length, is wrong"
-    wanted, payload_at = _example(_stated(number, rows, record[at:-4].tobytes()), FORMAT_NAMES[payload_kind])
+    wanted = _head(_stated(number, rows, record[at:-4].tobytes()), FORMAT_NAMES[payload_kind])
     payload_wrong = google_crc32c.value(record[at:-4]) != rows.checksums[number]
-    features_wrong = at != payload_at + 12 or message[:payload_at].tobytes() != wanted[:payload_at]
+    features_wrong = at != len(wanted) + 12 or message[: len(wanted)].tobytes() != wanted
     if payload_wrong:
         yield f"{name}: its payload at {rows.offsets[number]} has another checksum"
     if features_wrong:
         yield f"{name}: its features at {start + 12} (label, class, name, sizes) are not those of the index"
-    if crc != _masked_crc(message) and not payload_wrong and not features_wrong:
+    if crc != _masked(google_crc32c.value(message)) and not payload_wrong and not features_wrong:
         yield f"{name}: the checksum of its message, at {start + len(record) - 4}, is wrong"
 
 
@@ -88,8 +89,8 @@ def _stated(number: int, rows: IndexRows, payload: bytes) -> Record:
     )
 
 
-def _example(record: Record, format_name: bytes) -> tuple[bytes, int]:
-    """A serialised tf.train.Example, and where the payload lies in it. The payload's feature comes last."""
+def _head(record: Record, format_name: bytes) -> bytes:
+    """A serialised tf.train.Example up to its payload, whose feature comes last: the payload completes it."""
     features = [
         _feature("image/class/label", _int64_list(record.label)),
         _feature("image/class/synset", _bytes_list(record.wnid.encode())),
@@ -97,10 +98,14 @@ def _example(record: Record, format_name: bytes) -> tuple[bytes, int]:
         _feature("image/format", _bytes_list(format_name)),
         _feature("image/height", _int64_list(record.height)),
         _feature("image/width", _int64_list(record.width)),
-        _feature("image/encoded", _bytes_list(record.payload)),
     ]
-    message = _field(1, b"".join(features))
-    return message, len(message) - len(record.payload)
+    # From the innermost field out; what each states as its length counts the payload as well.
+    rest = len(record.payload)
+    head = _opening(1, rest)
+    head = _opening(1, len(head) + rest) + head
+    head = _field(1, b"image/encoded") + _opening(2, len(head) + rest) + head
+    head = b"".join(features) + _opening(1, len(head) + rest) + head
+    return _opening(1, len(head) + rest) + head
 
 
 def _feature(name: str, value: bytes) -> bytes:
@@ -117,7 +122,12 @@ def _int64_list(value: int) -> bytes:
 
 def _field(number: int, value: bytes) -> bytes:
     """A length-delimited protobuf field."""
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+    return _opening(number, len(value)) + value
+
+
+def _opening(number: int, length: int) -> bytes:
+    """What comes before a length-delimited field's value."""
+    return _varint(number << 3 | 2) + _varint(length)
 
 
 def _varint(value: int) -> bytes:
@@ -130,6 +140,5 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _masked_crc(data: bytes | Bytes) -> bytes:
-    crc = int(google_crc32c.value(data))
+def _masked(crc: int) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -133,7 +133,7 @@ def browser() -> Iterator[Any]:
 
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        pytest.skip("no Chromium: bash docker/browser.sh installs it")
+        pytest.skip("no Chromium: make test-slow installs it")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=found, args=arguments)

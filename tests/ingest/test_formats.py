@@ -138,7 +138,7 @@ RECORDS = st.builds(
 @given(st.lists(RECORDS, max_size=4), st.sampled_from(["arrow", "tfrecord"]), st.sampled_from(["jpeg", "raw"]))
 def test_any_records_come_back_as_they_went_in(records: list[Record], name: str, kind: str) -> None:
     shard = FORMATS[name].write(records, kind, ["n1"])
-    data = bytes(shard.data)
+    data = b"".join(shard.pieces)
     for record, offset in zip(records, shard.offsets, strict=True):
         assert data[int(offset) : int(offset) + len(record.payload)] == record.payload
     if name == "arrow":
