@@ -182,7 +182,7 @@ class Place:
         found = obstore.list_with_delimiter(self._store, prefix)["objects"]
         return sorted((StoredFile(str(f["path"]), int(f["size"])) for f in found), key=lambda f: f.path)
 
-    def put_new(self, path: str, data: bytes | Sequence[memoryview]) -> bool:
+    def put_new(self, path: str, data: bytes | memoryview | Sequence[memoryview]) -> bool:
         """Create a file, of one piece or several; False, with nothing changed, if the path was taken.
 
         Never leaves half a file. Pieces are views, which are written from where they lie.

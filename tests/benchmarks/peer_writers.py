@@ -34,7 +34,7 @@ Read = Callable[[], Iterable[bytes]]
 
 
 def convert(data: bytes) -> bytes:
-    """Decode, scale the shorter side to 256, cut out the centre, encode: the bytes that Tench stores."""
+    """Decode, scale the shorter side to 256, cut out the centre, encode: the pictures that Tench stores."""
     with Image.open(io.BytesIO(data)) as opened:
         image = opened if opened.mode == "RGB" else opened.convert("RGB")
         width, height = image.size
