@@ -2,9 +2,9 @@
 
 import mmap
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
+from crc32c import crc32c
 
 from ingest.dataset import Split
 from ingest.errors import DamageError
@@ -27,7 +27,7 @@ def payload_views(split: Split, rows: Rows) -> list[npt.NDArray[np.uint8]]:
     wanted = split.crc32c[rows].tolist()
     for i, (shard, offset, length) in enumerate(_places(split, rows)):
         view = split.map_shard(shard)[offset : offset + length]
-        if google_crc32c.value(view) != wanted[i]:
+        if crc32c(view.data) != wanted[i]:
             raise DamageError(
                 f"{split.dataset.place.name(split.shards[shard].path)}: the payload of {split.key(int(rows[i]))} at "
                 f"byte {offset} is not what was written (CRC32C); `tench verify {split.dataset.uri}` lists all damage"

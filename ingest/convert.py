@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import google_crc32c
 import pyarrow as pa
+from crc32c import crc32c
 
 from ingest.errors import TenchError
 from ingest.formats import FORMATS, Record, WrittenShard
@@ -169,8 +169,8 @@ def content_sha256(samples: Iterable[tuple[str, int, int, int]]) -> str:
     The payloads themselves are in the shard's own SHA-256; hashing raw ones twice would take 5 % of a conversion.
     """
     digest = hashlib.sha256()
-    for key, label, length, crc32c in samples:
-        digest.update(f"{key}\t{label}\t{length}\t{crc32c}\n".encode())
+    for key, label, length, checksum in samples:
+        digest.update(f"{key}\t{label}\t{length}\t{checksum}\n".encode())
     return digest.hexdigest()
 
 
@@ -202,7 +202,7 @@ def put_shard(
     parts = {shard_path(*shard, extension): data for extension, data in written.side_files.items()}
     if sums is not None:
         parts[part_path(*shard, "npz")] = sums.to_bytes()
-    checksums = [int(google_crc32c.value(r.payload)) for r in records]
+    checksums = [crc32c(r.payload) for r in records]
     parts[part_path(*shard, "arrow")] = _index_rows(records, written, checksums)
     for name, data in parts.items():
         _put_same(job.dataset, name, [memoryview(data)])

@@ -11,10 +11,10 @@ import json
 from functools import cached_property, lru_cache
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from crc32c import crc32c
 
 from ingest.centring import restored
 from ingest.errors import DamageError, RefusedError
@@ -174,7 +174,7 @@ class Split:
         """A sample's payload, its checksum verified. Raises DamageError naming shard, key and offset."""
         start, length = int(self.offset[row]), int(self.length[row])
         payload = self.map_shard(int(self.shard[row]))[start : start + length].tobytes()
-        if google_crc32c.value(payload) != int(self.crc32c[row]):
+        if crc32c(payload) != int(self.crc32c[row]):
             raise DamageError(
                 f"{self.dataset.place.name(self.shards[int(self.shard[row])].path)}: the payload of {self.key(row)} "
                 f"at {start} does not have its checksum; `tench verify {self.dataset.uri}` lists all damage"

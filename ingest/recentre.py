@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
+from crc32c import crc32c
 
 from ingest.centring import centred
 from ingest.convert import Made, ShardReport, Writing, part_path, put_shard, shard_path
@@ -72,7 +72,7 @@ class RecentreTask:
         shard = memoryview(parent.place.get(raw))
         for row in _rows(parent.checked_bytes(part_path(self.split, self.number, "arrow"))):
             payload = bytes(shard[row["offset"] : row["offset"] + row["length"]])
-            if google_crc32c.value(payload) != row["crc32c"]:
+            if crc32c(payload) != row["crc32c"]:
                 raise DamageError(
                     f"{parent.place.name(raw)}: the payload of {row['key']} at {row['offset']} does not have its "
                     f"checksum; `tench verify {parent.uri}` lists all damage"

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
+from crc32c import crc32c
 
 Bytes = npt.NDArray[np.uint8]
 """A file's bytes, read-only: slices cost nothing, and hashes and checksums are taken in place."""
@@ -74,6 +74,6 @@ class IndexRows:
         payload = self.payload(number, data)
         if len(payload) < self.lengths[number]:
             return f"{where} is cut: {len(payload)} of {self.lengths[number]} bytes"
-        if google_crc32c.value(payload) != self.checksums[number]:
+        if crc32c(payload.data) != self.checksums[number]:
             return f"{where} has another checksum"
         return None

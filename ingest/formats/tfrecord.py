@@ -7,8 +7,8 @@ here byte by byte (four protobuf field kinds, features sorted by name), so that 
 import struct
 from collections.abc import Iterator, Sequence
 
-import google_crc32c
 import numpy as np
+from crc32c import crc32c
 
 from ingest.formats.record import Bytes, IndexRows, Record, WrittenShard
 
@@ -23,8 +23,8 @@ def write(records: Sequence[Record], payload_kind: str, wnids: Sequence[str]) ->
     for record in records:
         head = _head(record, FORMAT_NAMES[payload_kind])
         length = struct.pack("<Q", len(head) + len(record.payload))
-        before = length + _masked(google_crc32c.value(length)) + head
-        after = _masked(google_crc32c.extend(google_crc32c.value(head), record.payload))
+        before = length + _masked(crc32c(length)) + head
+        after = _masked(crc32c(record.payload, crc32c(head)))
         pieces += map(memoryview, (before, record.payload, after))
         size = len(before) + len(record.payload) + len(after)
         offsets.append(position + len(before))
@@ -70,16 +70,16 @@ def _problems(record: Bytes, start: int, number: int, rows: IndexRows, payload_k
     """What is wrong with the bytes of one record that begins at `start`."""
     name, at = rows.name(number), rows.offsets[number] - start
     header, message, crc = record[:8].tobytes(), record[12:-4], record[-4:].tobytes()
-    if header != struct.pack("<Q", len(message)) or record[8:12].tobytes() != _masked(google_crc32c.value(header)):
+    if header != struct.pack("<Q", len(message)) or record[8:12].tobytes() != _masked(crc32c(header)):
         yield f"{name}: its length at {start}, or the checksum of its length, is wrong"
     wanted = _head(_stated(number, rows, record[at:-4].tobytes()), FORMAT_NAMES[payload_kind])
-    payload_wrong = google_crc32c.value(record[at:-4]) != rows.checksums[number]
+    payload_wrong = crc32c(record[at:-4].data) != rows.checksums[number]
     features_wrong = at != len(wanted) + 12 or message[: len(wanted)].tobytes() != wanted
     if payload_wrong:
         yield f"{name}: its payload at {rows.offsets[number]} has another checksum"
     if features_wrong:
         yield f"{name}: its features at {start + 12} (label, class, name, sizes) are not those of the index"
-    if crc != _masked(google_crc32c.value(message)) and not payload_wrong and not features_wrong:
+    if crc != _masked(crc32c(message.data)) and not payload_wrong and not features_wrong:
         yield f"{name}: the checksum of its message, at {start + len(record) - 4}, is wrong"
 
 
