@@ -2,30 +2,36 @@
 
 import io
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from augment.choices import Choices, choose
-from augment.finish import Finish, Pictures
+from augment.finish import Finish, Picture
+from augment.ledger import Ledger
 from augment.order import EpochOrder
 from augment.pipeline import JpegDecoder
-from augment.reader import by_place, payload_views, read_ahead
+from augment.reader import Bytes, PayloadReader, Rows, by_place
 from augment.settings import LoaderSettings
 from augment.views import evaluation_views
 from augment.workers import Workers
+from ingest.centring import INT16
 from ingest.dataset import Split
 from ingest.errors import DamageError
 
-Rows = npt.NDArray[np.int64]
+NOTHING = np.empty(0, np.uint8)
+TOGETHER = 4096
+"""Samples of a global batch, or of several, whose choices are worked out together."""
+AT_ONCE = 65_536
+"""Samples whose choices are worked out together when a whole epoch is added up."""
 
 
 class Batch(NamedTuple):
     """One rank's share of a global batch: n samples (n can be 0 in a short last batch).
 
-    `images`: (n, 3, crop, crop), or (n, 10, 3, crop, crop) for ten views, channels last. `labels` and
+    `images`: (n, 3, s, s), or (n, 10, 3, s, s) for ten views, channels last; s = crop + border. `labels` and
     `sample_numbers`: int64 (n,); labels are on the images' device. `places`: int64 (n,), the samples' places in the
     global batch.
     """
@@ -45,11 +51,20 @@ class Share(NamedTuple):
     rows: Rows
 
 
-class Begun(NamedTuple):
-    """A share whose payloads were read; JPEGs are being decoded."""
+class Planned(NamedTuple):
+    """A share, and what happens to its samples."""
 
     share: Share
-    payloads: list[npt.NDArray[np.uint8]]
+    choices: Choices
+
+
+class Begun(NamedTuple):
+    """A share whose JPEGs are being decoded: `payloads` of `delivered`, the samples that were read. Other payloads
+    are read as they are finished."""
+
+    planned: Planned
+    payloads: list[Bytes]
+    delivered: Rows
 
 
 class BatchMaker:
@@ -59,15 +74,16 @@ class BatchMaker:
     """
 
     def __init__(
-        self, split: Split, settings: LoaderSettings, rank: int, world_size: int, device: torch.device, views: int
-    ) -> None:
-        self.split, self.settings, self.views = split, settings, views
-        self.rank, self.world_size = rank, world_size
+        self, split: Split, reader: PayloadReader, settings: LoaderSettings, ranks: tuple[int, int],
+        device: torch.device, views: int,
+    ) -> None:  # fmt: skip
+        self.split, self.reader, self.settings, self.views = split, reader, settings, views
+        self.rank, self.world_size = ranks
         self.threads = settings.threads or len(os.sched_getaffinity(0))
         dataset = split.dataset
         divide = settings.divide_test if views else settings.divide
-        self._finish = Finish(dataset.mean, settings.mean, settings.crop, divide, settings.output, device)
-        largest_share = -(-settings.global_batch // world_size)
+        self._finish = Finish(dataset.mean, settings, divide, device, dataset.payload == "centered")
+        largest_share = -(-settings.global_batch // self.world_size)
         self._decoder = JpegDecoder(largest_share, self.threads) if dataset.payload == "jpeg" else None
         self._shard_sizes = [shard.num_samples for shard in split.shards]
         self._order = self._order_of(0)
@@ -79,32 +95,92 @@ class BatchMaker:
 
     def share(self, epoch: int, step: int) -> Share:
         """Which samples this rank has in a step."""
+        return self._shares(epoch, range(step, step + 1))[0]
+
+    def planned(self, epoch: int, steps: range) -> Iterator[Planned]:
+        """Shares and choices of consecutive steps, worked out for several steps at a time: an operation on a few
+        hundred samples costs hardly more than one on a few."""
+        group = max(1, TOGETHER // self.settings.global_batch)
+        for first in range(steps.start, steps.stop, group):
+            shares = self._shares(epoch, steps[first - steps.start : first - steps.start + group])
+            joined = Share(epoch, *(np.concatenate(parts) for parts in list(zip(*shares, strict=True))[1:]))
+            choices, start = self.choices(joined), 0
+            for share in shares:
+                stop = start + len(share.rows) * max(self.views, 1)
+                yield Planned(share, choices.part(start, stop))
+                start = stop
+
+    def _shares(self, epoch: int, steps: range) -> list[Share]:
         order = self._order
         if order.epoch != epoch:
             order = self._order = self._order_of(epoch)
-        positions = order.positions(step)
-        rows = order.samples(positions)
-        sorted_places = by_place(self.split, rows) if self.settings.window else None
-        places = order.share(step, self.rank, self.world_size, sorted_places)
-        return Share(epoch, places, positions[places], rows[places])
+        positions = [order.positions(step) for step in steps]
+        if self.settings.window:
+            rows = np.split(order.samples(np.concatenate(positions)), np.cumsum([len(p) for p in positions])[:-1])
+            places = [self._places(order, step, by_place(self.split, r)) for step, r in zip(steps, rows, strict=True)]
+            own = [r[place] for r, place in zip(rows, places, strict=True)]
+        else:
+            places = [self._places(order, step) for step in steps]
+            mine = [p[place] for p, place in zip(positions, places, strict=True)]
+            own = np.split(order.samples(np.concatenate(mine)), np.cumsum([len(p) for p in mine])[:-1])
+        return [Share(epoch, q, p[q], r) for p, q, r in zip(positions, places, own, strict=True)]
 
-    def read_ahead(self, share: Share) -> None:
-        """Let the system fetch the payloads of a share that will be begun soon."""
-        read_ahead(self.split, share.rows)
+    def _places(self, order: EpochOrder, step: int, by_place: Rows | None = None) -> Rows:
+        return order.share(step, self.rank, self.world_size, by_place)
 
-    def begin(self, share: Share) -> Begun:
-        """Read and check a share's payloads, and begin to decode them. Raises DamageError."""
-        payloads = payload_views(self.split, share.rows)
-        if self._decoder is not None and payloads:
+    def choices(self, share: Share) -> Choices:
+        """What happens to each sample of a share; for evaluation, its views, one sample after another."""
+        if not self.views:
+            dataset = self.split.dataset
+            return choose(self.settings, dataset.side, dataset.pca, share.epoch, share.rows, share.positions)
+        n, views = len(share.rows), evaluation_views(self.split.dataset.side, self.settings.crop, self.views)
+        y, x, mirror = (np.tile(np.array(column), n) for column in zip(*views, strict=True))
+        return Choices(y, x, mirror, np.zeros((n * len(views), 3), np.float32))
+
+    def begin(self, planned: Planned, workers: Workers) -> Begun:
+        """Begin to decode a share's payloads, each of them checked. Raises DamageError."""
+        share = planned.share
+        n = 0 if self._decoder is None else len(share.rows)
+        payloads, delivered = [NOTHING] * n, share.rows.copy()
+
+        def some(start: int, stop: int) -> None:
+            for i in range(start, stop):
+                payloads[i], delivered[i] = self.reader.payload(int(share.rows[i]))
+
+        workers.each(some, n)
+        if self._decoder is not None and n:
             self._decoder.start(payloads)
-        return Begun(share, payloads)
+        return Begun(planned, payloads, delivered)
 
-    def complete(self, begun: Begun, workers: Workers) -> Batch:
-        """The batch. Raises DamageError if a payload cannot be decoded."""
-        share, pictures = begun.share, self._pictures(begun)
-        images = self._evaluation(share, pictures, workers) if self.views else self._training(share, pictures, workers)
-        labels = torch.from_numpy(self.split.label[share.rows].astype(np.int64)).to(images.device)
-        return Batch(images, labels, torch.from_numpy(share.rows), torch.from_numpy(share.places))
+    def complete(self, begun: Begun, workers: Workers) -> tuple[Batch, Ledger]:
+        """The batch, and what was delivered with it. Raises DamageError if a payload is damaged or not decodable."""
+        share, choices = begun.planned
+        delivered = begun.delivered.copy()
+        picture = self._stored(delivered) if self._decoder is None else self._decoded(begun, delivered)
+        images = self._finish.images(picture, len(delivered), choices, workers)
+        if self.views > 1:
+            images = images.view(len(delivered), self.views, *images.shape[1:])
+        labels = torch.from_numpy(self.split.label[delivered].astype(np.int64)).to(images.device)
+        batch = Batch(images, labels, torch.from_numpy(delivered), torch.from_numpy(share.places))
+        return batch, self.ledger(share._replace(rows=delivered), choices)
+
+    def ledger(self, share: Share, choices: Choices) -> Ledger:
+        """What is entered for a share; of several views, the first counts."""
+        first = slice(None, None, max(self.views, 1))
+        parts = (choices.y[first], choices.x[first], choices.mirror[first], choices.offset[first])
+        return Ledger.of(share.epoch, share.rows, Choices(*parts))
+
+    def expected_ledger(self, epoch: int, first_step: int) -> Ledger:
+        """What all ranks together deliver from a step to the end of an epoch: from the order alone."""
+        order, batch, total = self._order_of(epoch), self.settings.global_batch, Ledger()
+        end = order.num_steps * batch
+        if self.settings.tail != "wrap":
+            end = min(end, self.split.num_samples)
+        for start in range(first_step * batch, end, AT_ONCE):
+            positions = np.arange(start, min(start + AT_ONCE, end))
+            share = Share(epoch, positions, positions, order.samples(positions))
+            total = total.plus(self.ledger(share, self.choices(share)))
+        return total
 
     def discard(self) -> None:
         """Throw away what was begun and not completed."""
@@ -120,38 +196,51 @@ class BatchMaker:
     def _order_of(self, epoch: int) -> EpochOrder:
         return EpochOrder(self.split.num_samples, self.settings, epoch, self._shard_sizes)
 
-    def _pictures(self, begun: Begun) -> Pictures:
-        """n uint8 (side, side, 3) pictures."""
+    def _stored(self, delivered: Rows) -> Picture:
+        """Pictures as they lie in their shards, checked when they are asked for."""
         side = self.split.dataset.side
-        if self._decoder is None:
-            return [torch.from_numpy(payload).view(side, side, 3) for payload in begun.payloads]
+
+        def picture(i: int) -> torch.Tensor:
+            payload, delivered[i] = self.reader.payload(int(delivered[i]))
+            if len(payload) == 3 * side * side:
+                return torch.from_numpy(payload).view(side, side, 3)
+            # Copied: in a shard 16-bit values may begin at an odd byte.
+            return torch.from_numpy(payload.copy().view(INT16)).view(side, side, 3)
+
+        return picture
+
+    def _decoded(self, begun: Begun, delivered: Rows) -> Picture:
+        """Pictures that were decoded; if that failed, after what cannot be decoded was replaced."""
         if not begun.payloads:
-            return []
+            return [].__getitem__
+        assert self._decoder is not None
         try:
-            return self._decoder.wait()
+            pixels = self._decoder.wait()
+        except RuntimeError:
+            payloads = [self._decodable(i, delivered, payload) for i, payload in enumerate(begun.payloads)]
+            pixels = self._again(payloads, delivered)
+        return pixels.__getitem__
+
+    def _again(self, payloads: list[Bytes], delivered: Rows) -> torch.Tensor:
+        assert self._decoder is not None
+        try:
+            return self._decoder.decode(payloads)
         except RuntimeError as error:
-            raise DamageError(self._undecodable(begun)) from error
+            uri = self.split.dataset.uri
+            raise DamageError(
+                f"{uri}: samples {delivered.tolist()} cannot be decoded together; run `tench verify {uri}`"
+            ) from error
 
-    def _training(self, share: Share, pictures: Pictures, workers: Workers) -> torch.Tensor:
-        dataset = self.split.dataset
-        choices = choose(self.settings, dataset.side, dataset.pca, share.epoch, share.rows, share.positions)
-        return self._finish.images(pictures, np.arange(len(share.rows)), choices, workers)
-
-    def _evaluation(self, share: Share, pictures: Pictures, workers: Workers) -> torch.Tensor:
-        n, views = len(share.rows), evaluation_views(self.split.dataset.side, self.settings.crop, self.views)
-        y, x, mirror = (np.tile(np.array(column), n) for column in zip(*views, strict=True))
-        choices = Choices(y, x, mirror, np.zeros((n * len(views), 3), np.float32))
-        images = self._finish.images(pictures, np.repeat(np.arange(n), len(views)), choices, workers)
-        return images if self.views == 1 else images.view(n, len(views), *images.shape[1:])
-
-    def _undecodable(self, begun: Begun) -> str:
-        """Name the picture that the decoder refused: the decoder itself does not."""
+    def _decodable(self, i: int, delivered: Rows, payload: Bytes) -> Bytes:
+        """The payload, or that of the sample that replaces it: the decoder itself does not say which one it refuses."""
         from PIL import Image
 
-        uri = self.split.dataset.uri
-        for row, payload in zip(begun.share.rows, begun.payloads, strict=True):
+        while True:
+            row = int(delivered[i])
             try:
                 Image.open(io.BytesIO(payload.tobytes()), formats=("JPEG",)).load()
+                return payload
             except (OSError, SyntaxError, ValueError) as error:
-                return f"{uri}: {self.split.key(int(row))} cannot be decoded ({error}); ingest it again"
-        return f"{uri}: samples {begun.share.rows.tolist()} cannot be decoded together; run `tench verify {uri}`"
+                words = f"{self.split.dataset.uri}: {self.split.key(row)} cannot be decoded ({error}); ingest it again"
+                self.reader.give_up(row, DamageError(words))
+            payload, delivered[i] = self.reader.payload((row + 1) % self.split.num_samples)

@@ -26,6 +26,11 @@ class Choices:
     mirror: npt.NDArray[np.bool_]
     offset: npt.NDArray[np.float32]
 
+    def part(self, start: int, stop: int) -> "Choices":
+        """Those of consecutive samples."""
+        some = slice(start, stop)
+        return Choices(self.y[some], self.x[some], self.mirror[some], self.offset[some])
+
 
 def choose(
     settings: LoaderSettings,

@@ -16,8 +16,10 @@ import numpy.typing as npt
 import torch
 
 from augment.batches import Batch, BatchMaker, Share
+from augment.ledger import Ledger
 from augment.order import order_facts, order_id
 from augment.producer import Producer
+from augment.reader import PayloadReader
 from augment.settings import LoaderSettings
 from ingest.dataset import Dataset, Split
 from ingest.errors import RefusedError, UsageError
@@ -25,7 +27,7 @@ from ingest.errors import RefusedError, UsageError
 __all__ = ["Batch", "Loader"]
 
 STATE_VERSION = 1
-PAYLOADS = ("jpeg", "raw")
+PAYLOADS = ("jpeg", "raw", "centered")
 
 
 class Loader:
@@ -54,11 +56,13 @@ class Loader:
         self.settings = settings if not views else settings.model_copy(update={"order": "fixed", "tail": "short"})
         self.device = _with_index(torch.device(device))
         self.waited_s = 0.0
+        self.ledger = Ledger()
         _refuse_misfits(self.split, self.settings, views)
         if not 0 <= rank < world_size:
             raise UsageError(f"rank {rank}: expected 0 to {world_size - 1} for world size {world_size}")
         self.rank, self.world_size = rank, world_size
-        self._maker = BatchMaker(self.split, self.settings, rank, world_size, self.device, views)
+        self._reader = PayloadReader(self.split, self.split.map_shard, settings.damaged == "replace")
+        self._maker = BatchMaker(self.split, self._reader, self.settings, (rank, world_size), self.device, views)
         self._producer: Producer | None = None
         self._epoch, self._step, self._first_step = 0, 0, 0
 
@@ -77,12 +81,14 @@ class Loader:
         """One epoch; once after `load_state_dict`, the rest of the state's epoch."""
         self._stop()
         self._step, self._first_step = self._first_step, 0
+        self.ledger = Ledger()
         producer = self._producer = Producer(self._maker, self._epoch, self._step, self.device)
         try:
             for step in range(self._step, len(self)):
                 started = time.perf_counter()
-                batch = producer.next()
+                batch, delivered = producer.next()
                 self.waited_s += time.perf_counter() - started
+                self.ledger = self.ledger.plus(delivered)
                 self._step = step + 1
                 yield batch
         finally:
@@ -95,6 +101,15 @@ class Loader:
     def step_rows(self, step: int) -> npt.NDArray[np.int64]:
         """Places of this rank's samples in global batch `step` of the epoch, int64 (n,)."""
         return self.share(step).places
+
+    def expected_ledger(self, first_step: int = 0) -> Ledger:
+        """What the ledgers of all ranks add up to at the end of the epoch, from a step on: from the order alone."""
+        return self._maker.expected_ledger(self._epoch, first_step)
+
+    @property
+    def damaged(self) -> dict[int, str]:
+        """Samples that were replaced so far, and what is wrong with them, by sample number."""
+        return dict(self._reader.damaged)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, counted in batches that were delivered: JSON-compatible."""
@@ -160,6 +175,13 @@ def _refuse_misfits(split: Split, settings: LoaderSettings, views: int) -> None:
     dataset = split.dataset
     if dataset.payload not in PAYLOADS:
         raise RefusedError(f"{dataset.uri}: payload {dataset.payload}; the loader reads {' and '.join(PAYLOADS)}")
+    if settings.border and settings.output == "uint8":
+        raise UsageError("border: its zeros come after the mean, which output `uint8` leaves out; take another output")
+    if dataset.payload == "centered" and (settings.mean != "aligned" or settings.output == "uint8"):
+        raise UsageError(
+            f"{dataset.uri}: its pictures are stored with the mean image subtracted, so that mean is `aligned` and "
+            "output float32 or bfloat16; take these, or the raw dataset that it was made of"
+        )
     if settings.crop > dataset.side:
         raise UsageError(f"crop: {settings.crop} pixels, but the pictures of {dataset.uri} have {dataset.side}")
     if views not in (0, 1, 10):

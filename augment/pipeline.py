@@ -32,8 +32,7 @@ class JpegDecoder:
         """Begin to decode n > 0 JPEG payloads."""
         assert len(self._under_way) < IN_FLIGHT, "wait for a batch before starting another"
         pipeline = self._idle.popleft() if self._idle else _pipeline(self._max_batch, self._threads)
-        pipeline.feed_input("payload", payloads)
-        pipeline.schedule_run()
+        _feed(pipeline, payloads)
         # The payloads stay referenced until their pixels are there: DALI reads them in place.
         self._under_way.append((pipeline, payloads))
 
@@ -43,6 +42,13 @@ class JpegDecoder:
         (pixels,) = pipeline.outputs()
         # Only a pipeline that decoded is used again: DALI calls one that failed invalid.
         self._idle.append(pipeline)
+        return torch.utils.dlpack.from_dlpack(pixels.as_tensor())
+
+    def decode(self, payloads: Views) -> torch.Tensor:
+        """The same for one batch out of turn: it waits, and what is under way stays so."""
+        pipeline = _pipeline(self._max_batch, self._threads)
+        _feed(pipeline, payloads)
+        (pixels,) = pipeline.outputs()
         return torch.utils.dlpack.from_dlpack(pixels.as_tensor())
 
     def discard(self) -> None:
@@ -57,6 +63,15 @@ class JpegDecoder:
         """Discard what is under way and let the pipelines go; `start` builds new ones."""
         self.discard()
         self._idle.clear()
+
+
+def _feed(pipeline: Any, payloads: Views) -> None:
+    from nvidia.dali.tensors import TensorListCPU
+
+    # One call for the batch: half of what a list of arrays would take of this thread.
+    batch: Any = TensorListCPU
+    pipeline.feed_input("payload", batch.from_dlpack_list(payloads))
+    pipeline.schedule_run()
 
 
 def _pipeline(max_batch: int, threads: int) -> Any:

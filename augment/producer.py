@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from augment.batches import Batch, BatchMaker, Begun
+from augment.ledger import Ledger
 from augment.pipeline import IN_FLIGHT
 from augment.workers import Workers, run_alone
 
@@ -17,6 +18,7 @@ POLL_S = 0.1
 
 class _Made(NamedTuple):
     batch: Batch
+    ledger: Ledger
     ready: torch.cuda.Event | None
 
 
@@ -38,8 +40,8 @@ class Producer:
         self._running.wait()
         torch.set_num_threads(own_threads)
 
-    def next(self) -> Batch:
-        """The next batch. Raises what the thread ended with, RuntimeError if it was stopped."""
+    def next(self) -> tuple[Batch, Ledger]:
+        """The next batch, and what was delivered with it. Raises what the thread ended with, RuntimeError if it was stopped."""
         while not self._stopping.is_set():
             try:
                 made = self._made.get(timeout=POLL_S)
@@ -47,7 +49,7 @@ class Producer:
                 continue
             if isinstance(made, BaseException):
                 raise made
-            return self._handed_over(made)
+            return self._handed_over(made), made.ledger
         raise RuntimeError("this iteration of the loader has ended, since it was closed or begun anew; use the newest")
 
     def stop(self) -> None:
@@ -82,13 +84,13 @@ class Producer:
 
     def _make_all(self, workers: Workers) -> None:
         under_way: list[Begun] = []
-        ahead = [self._maker.share(self._epoch, step) for step in self._steps[:1]]
-        for step in self._steps:
-            share = ahead.pop()
-            if step + 1 in self._steps:
-                ahead.append(self._maker.share(self._epoch, step + 1))
-                self._maker.read_ahead(ahead[0])
-            under_way.append(self._maker.begin(share))
+        planned = self._maker.planned(self._epoch, self._steps)
+        following = next(planned, None)
+        while (now := following) is not None:
+            following = next(planned, None)
+            if following is not None:
+                self._maker.reader.read_ahead(following.share.rows)
+            under_way.append(self._maker.begin(now, workers))
             if len(under_way) == IN_FLIGHT and not self._put(self._made_of(under_way.pop(0), workers)):
                 return
         while under_way and self._put(self._made_of(under_way.pop(0), workers)):
@@ -96,10 +98,10 @@ class Producer:
 
     def _made_of(self, begun: Begun, workers: Workers) -> _Made:
         if self._stream is None:
-            return _Made(self._maker.complete(begun, workers), None)
+            return _Made(*self._maker.complete(begun, workers), None)
         with torch.cuda.stream(self._stream):
-            batch = self._maker.complete(begun, workers)
-            return _Made(batch, self._stream.record_event())
+            batch, ledger = self._maker.complete(begun, workers)
+            return _Made(batch, ledger, self._stream.record_event())
 
     def _put(self, made: _Made | BaseException) -> bool:
         """Hand over; False if the consumer has gone."""

@@ -49,8 +49,14 @@ class LoaderSettings(Settings):
     divide_test: Annotated[float, Content, Field(gt=0, le=1000)] = 1.0
     """Evaluation inputs are divided by this (1 in the 2012 source)."""
 
+    border: Annotated[int, Content, Field(ge=0, le=64)] = 0
+    """Zeros to the right of and below each crop, after the mean: 3 make 227 of 224, the border of 2012."""
+
     output: Annotated[Literal["float32", "bfloat16", "uint8"], Content] = "float32"
     """Type of the delivered pictures; uint8 delivers the bare crops, without mean and noise."""
+
+    damaged: Annotated[Literal["stop", "replace"], Execution] = "stop"
+    """A sample whose bytes changed: stop the run, or take the next intact one of the split, and count it."""
 
     threads: Annotated[int | None, Execution, Field(ge=1, le=1024)] = None
     """Decoding threads; one for each core of the worker unless told."""

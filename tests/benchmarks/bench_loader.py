@@ -7,11 +7,9 @@ besides reads and checks payloads, crops, flips, subtracts the mean, adds lighti
 import time
 from collections.abc import Callable
 
-import numpy as np
-
 from augment.loader import Loader
 from augment.pipeline import IN_FLIGHT, JpegDecoder
-from augment.reader import payload_views
+from augment.reader import PayloadReader
 from augment.settings import LoaderSettings
 from cluster.ray_session import own_ray
 from ingest.dataset import Dataset
@@ -63,7 +61,8 @@ def _raw(uri: str) -> dict[str, float]:
 def decode_alone(opened: Dataset) -> None:
     """Every payload of the split through the decoder."""
     split = opened.split("train")
-    views = payload_views(split, np.arange(split.num_samples))
+    reader = PayloadReader(split, split.map_shard, replace=False)
+    views = [reader.payload(row)[0] for row in range(split.num_samples)]
     batches = [views[i : i + BATCH] for i in range(0, len(views), BATCH)]
     decoder = JpegDecoder(BATCH, THREADS)
     for number, batch in enumerate(batches):
