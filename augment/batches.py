@@ -24,6 +24,7 @@ from ingest.errors import DamageError
 NOTHING = np.empty(0, np.uint8)
 TOGETHER = 4096
 """Samples of a global batch, or of several, whose choices are worked out together."""
+LOOKS = 64
 AT_ONCE = 65_536
 """Samples whose choices are worked out together when a whole epoch is added up."""
 
@@ -109,6 +110,26 @@ class BatchMaker:
                 stop = start + len(share.rows) * max(self.views, 1)
                 yield Planned(share, choices.part(start, stop))
                 start = stop
+
+    def shards_ahead(self, epoch: int, step: int) -> list[int]:
+        """Shards that this rank reads from a step to the end of the window after its own, by first use.
+
+        Looks at some steps only, evenly spread: their shards are needed, and a shard that they miss is fetched by
+        whoever reads it.
+        """
+        stop = min(step + 2 * self.steps_of_window, self.num_steps)
+        shares = self._shares(epoch, range(step, stop, -(-(stop - step) // LOOKS)))
+        numbers = self.split.shard[np.concatenate([share.rows for share in shares])]
+        _, first = np.unique(numbers, return_index=True)
+        found: list[int] = numbers[np.sort(first)].tolist()
+        return found
+
+    @property
+    def steps_of_window(self) -> int:
+        """Steps in which a window is read; those of the epoch without windows."""
+        if not self.settings.window:
+            return self.num_steps
+        return -(-self.settings.window * max(self._shard_sizes) // self.settings.global_batch)
 
     def _shares(self, epoch: int, steps: range) -> list[Share]:
         order = self._order

@@ -21,6 +21,7 @@ from augment.order import order_facts, order_id
 from augment.producer import Producer
 from augment.reader import PayloadReader
 from augment.settings import LoaderSettings
+from augment.shards import RemoteShards
 from ingest.dataset import Dataset, Split
 from ingest.errors import RefusedError, UsageError
 
@@ -61,7 +62,9 @@ class Loader:
         if not 0 <= rank < world_size:
             raise UsageError(f"rank {rank}: expected 0 to {world_size - 1} for world size {world_size}")
         self.rank, self.world_size = rank, world_size
-        self._reader = PayloadReader(self.split, self.split.map_shard, settings.damaged == "replace")
+        self._remote = None if self.dataset.place.is_local else RemoteShards(self.split, self.settings)
+        map_shard = self._remote.map_shard if self._remote else self.split.map_shard
+        self._reader = PayloadReader(self.split, map_shard, settings.damaged == "replace")
         self._maker = BatchMaker(self.split, self._reader, self.settings, (rank, world_size), self.device, views)
         self._producer: Producer | None = None
         self._epoch, self._step, self._first_step = 0, 0, 0
@@ -82,7 +85,8 @@ class Loader:
         self._stop()
         self._step, self._first_step = self._first_step, 0
         self.ledger = Ledger()
-        producer = self._producer = Producer(self._maker, self._epoch, self._step, self.device)
+        ahead = self._remote.fetch_ahead if self._remote else None
+        producer = self._producer = Producer(self._maker, self._epoch, self._step, self.device, ahead)
         try:
             for step in range(self._step, len(self)):
                 started = time.perf_counter()
@@ -138,9 +142,11 @@ class Loader:
         self._epoch, self._step, self._first_step = int(state["epoch"]), step, step
 
     def close(self) -> None:
-        """End the background work and let go of the decoder. The loader can be iterated again."""
+        """End the background work and let go of decoder and memory. A loader of a local dataset can be iterated again."""
         self._stop()
         self._maker.close()
+        if self._remote is not None:
+            self._remote.close()
 
     def __enter__(self) -> "Loader":
         return self

@@ -4,6 +4,7 @@ import atexit
 import queue
 import threading
 import weakref
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,11 +24,22 @@ class _Made(NamedTuple):
 
 
 class Producer:
-    """Makes the batches of `epoch` from `first_step` on, `prefetch` of them ahead of use. One consumer."""
+    """Makes the batches of `epoch` from `first_step` on, `prefetch` of them ahead of use. One consumer.
 
-    def __init__(self, maker: BatchMaker, epoch: int, first_step: int, device: torch.device) -> None:
+    `fetch_ahead` is told now and then which shards come next, by number.
+    """
+
+    def __init__(
+        self,
+        maker: BatchMaker,
+        epoch: int,
+        first_step: int,
+        device: torch.device,
+        fetch_ahead: Callable[[list[int]], None] | None = None,
+    ) -> None:
         self._maker, self._epoch, self._device = maker, epoch, device
         self._steps = range(first_step, maker.num_steps)
+        self._fetch_ahead = fetch_ahead
         self._made: queue.Queue[_Made | BaseException] = queue.Queue(maker.settings.prefetch)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._stopping = threading.Event()
@@ -86,8 +98,10 @@ class Producer:
         under_way: list[Begun] = []
         planned = self._maker.planned(self._epoch, self._steps)
         following = next(planned, None)
-        while (now := following) is not None:
-            following = next(planned, None)
+        for step in self._steps:
+            self._look_ahead(step)
+            now, following = following, next(planned, None)
+            assert now is not None
             if following is not None:
                 self._maker.reader.read_ahead(following.share.rows)
             under_way.append(self._maker.begin(now, workers))
@@ -95,6 +109,12 @@ class Producer:
                 return
         while under_way and self._put(self._made_of(under_way.pop(0), workers)):
             continue
+
+    def _look_ahead(self, step: int) -> None:
+        """Four times a window, say which shards come next."""
+        quarter = max(1, self._maker.steps_of_window // 4)
+        if self._fetch_ahead is not None and (step - self._steps.start) % quarter == 0:
+            self._fetch_ahead(self._maker.shards_ahead(self._epoch, step))
 
     def _made_of(self, begun: Begun, workers: Workers) -> _Made:
         if self._stream is None:

@@ -58,6 +58,12 @@ class LoaderSettings(Settings):
     damaged: Annotated[Literal["stop", "replace"], Execution] = "stop"
     """A sample whose bytes changed: stop the run, or take the next intact one of the split, and count it."""
 
+    cache: Annotated[str, Execution] = "~/.cache/tench"
+    """Local folder for the shards of a dataset in an object store, shared by all loaders of a machine."""
+
+    cache_gb: Annotated[float, Execution, Field(gt=0, le=1_000_000)] = 100.0
+    """What the cache may hold, in gigabytes (10^9 bytes)."""
+
     threads: Annotated[int | None, Execution, Field(ge=1, le=1024)] = None
     """Decoding threads; one for each core of the worker unless told."""
 

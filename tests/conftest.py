@@ -95,6 +95,14 @@ def tiny_tfrecord_dataset(tiny_source: TinySource, ray_session: None, tmp_path_f
 
 
 @pytest.fixture(scope="session")
+def tiny_raw_tfrecord_dataset(
+    tiny_source: TinySource, ray_session: None, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The same samples with raw payloads in TFRecord files."""
+    return _ingest(tiny_source.folders, tmp_path_factory.mktemp("raw-tfrecord"), format="tfrecord", payload="raw")
+
+
+@pytest.fixture(scope="session")
 def manifest_of() -> Any:
     """Read a dataset's manifest without any of our code."""
 

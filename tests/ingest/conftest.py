@@ -11,7 +11,6 @@ from ingest.progress import RunWriter
 from ingest.run import ingest
 from ingest.settings import IngestSettings
 from ingest.storage import Place
-from tests.conftest import TinySource
 
 SEALING = ("manifest.json", "index", "statistics")
 
@@ -32,16 +31,6 @@ def convert(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Conv
         return ingest(str(source), str(dataset), chosen, writer)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def tiny_raw_tfrecord_dataset(
-    tiny_source: TinySource, convert: Convert, tmp_path_factory: pytest.TempPathFactory
-) -> str:
-    """The samples of `tiny_raw_dataset` in TFRecord files."""
-    out = tmp_path_factory.mktemp("raw-tfrecord") / "dataset"
-    convert(tiny_source.folders, out, format="tfrecord", payload="raw")
-    return str(out)
 
 
 @pytest.fixture
