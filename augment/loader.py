@@ -25,7 +25,7 @@ from augment.shards import RemoteShards
 from ingest.dataset import Dataset, Split
 from ingest.errors import RefusedError, UsageError
 
-__all__ = ["Batch", "Loader"]
+__all__ = ["Batch", "Ledger", "Loader"]
 
 STATE_VERSION = 1
 PAYLOADS = ("jpeg", "raw", "centered")

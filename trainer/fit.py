@@ -15,6 +15,7 @@ from ingest.dataset import Dataset
 from ingest.errors import Interrupted, TenchError
 from ingest.progress import RunWriter
 from trainer import checkpoint
+from trainer.delivery import delivered
 from trainer.dropout import DropoutKey
 from trainer.evaluate import Errors, evaluate
 from trainer.networks import AlexNet, build, count_parameters
@@ -106,6 +107,7 @@ def train_epoch(training: Training) -> None:
     """The rest of the epoch: steps, metrics, timed checkpoints. Raises Interrupted after a stop."""
     training.loader.set_epoch(training.epoch)
     rate = rates(training.recipe.rule, training.schedule, training.epoch)
+    first_step = int(training.loader.state_dict()["step"])
     for batch in training.loader:
         loss, correct, rows, stop, save = train_step(training, batch, *_wishes(training))
         training.rule.step(rate)
@@ -120,7 +122,21 @@ def train_epoch(training: Training) -> None:
         if stop:
             training.reporter.progress(_standing(training), force=True)
             raise Interrupted(f"Stopped after step {training.step}; the checkpoint there is complete.")
+    _tell_delivered(training, first_step)
     training.evaluation_due = True
+
+
+def _tell_delivered(training: Training, first_step: int) -> None:
+    """Prove that the epoch was delivered whole, and say so."""
+    found, num_replaced = delivered(training.loader, first_step, training.context.device)
+    if training.run is not None:
+        words = f", {num_replaced:,} of them in place of damaged ones" if num_replaced else ""
+        training.run.event(
+            "delivered",
+            f"Epoch {training.epoch + 1}: {found.count:,} samples were delivered, each as the order asks{words}.",
+            epoch=training.epoch, first_step=first_step, num_samples=found.count, digest=f"{found.digest:016x}",
+            num_replaced=num_replaced,
+        )  # fmt: skip
 
 
 def train_step(training: Training, batch: Batch, stop: bool, save: bool) -> list[float]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from augment.reader import PayloadReader
 from ingest.dataset import Dataset
 from ingest.errors import Interrupted, TenchError
 from ingest.progress import RunWriter
@@ -89,6 +90,19 @@ def test_progress_events_and_checkpoints_tell_the_same(unbroken: Left) -> None:
     assert all(event["learning_rate"] == 0.005 and 0 <= event["data_wait_share"] <= 1 for event in metrics)
     state = unbroken.state(STEPS[3])
     assert state["errors"] == {name: evaluated[-1][name] for name in state["errors"]}
+
+
+def test_each_epoch_proves_that_it_was_delivered_whole(
+    tiny_dataset: str, unbroken: Left, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = unbroken.events("delivered")
+    assert [(event["epoch"], event["num_samples"], event["num_replaced"]) for event in told] == [(0, 60, 0), (1, 60, 0)]
+    assert len({event["digest"] for event in told}) == 2
+    # A sample that comes twice, and another not at all.
+    plain = PayloadReader.payload
+    monkeypatch.setattr(PayloadReader, "payload", lambda self, row: plain(self, 8 if row == 7 else row))
+    with pytest.raises(TenchError, match=r"60 samples .* the order asks for 60 .* lost, repeated or changed"):
+        train_here(tiny_dataset, folder)
 
 
 def test_a_step_gives_the_mean_gradient_of_its_global_batch(tiny_dataset: str) -> None:
