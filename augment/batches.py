@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from augment.choices import Choices, choose
-from augment.finish import Finish, Picture
+from augment.finish import DTYPES, Finish, Picture
+from augment.graph import WholeGraph, decoded
 from augment.ledger import Ledger
 from augment.order import EpochOrder
-from augment.pipeline import JpegDecoder
+from augment.pipeline import Background, Inputs
 from augment.reader import Bytes, PayloadReader, Rows, by_place
 from augment.settings import LoaderSettings
 from augment.views import evaluation_views
@@ -85,7 +86,15 @@ class BatchMaker:
         divide = settings.divide_test if views else settings.divide
         self._finish = Finish(dataset.mean, settings, divide, device, dataset.payload == "centered")
         largest_share = -(-settings.global_batch // self.world_size)
-        self._decoder = JpegDecoder(largest_share, self.threads) if dataset.payload == "jpeg" else None
+        whole = settings.finish == "dali" or (settings.finish == "auto" and device.type == "cuda")
+        self._whole = (
+            WholeGraph(dataset.payload, dataset.mean, settings, divide, device) if whole and views <= 1 else None
+        )
+        self._dali: Background | None = None
+        if self._whole is not None:
+            self._dali = Background(self._whole, largest_share, self.threads, device)
+        elif dataset.payload == "jpeg":
+            self._dali = Background(decoded, largest_share, self.threads, torch.device("cpu"))
         self._shard_sizes = [shard.num_samples for shard in split.shards]
         self._order = self._order_of(0)
 
@@ -161,7 +170,7 @@ class BatchMaker:
     def begin(self, planned: Planned, workers: Workers) -> Begun:
         """Begin to decode a share's payloads, each of them checked. Raises DamageError."""
         share = planned.share
-        n = 0 if self._decoder is None else len(share.rows)
+        n = len(share.rows) if self._dali is not None else 0
         payloads, delivered = [NOTHING] * n, share.rows.copy()
 
         def some(start: int, stop: int) -> None:
@@ -169,16 +178,15 @@ class BatchMaker:
                 payloads[i], delivered[i] = self.reader.payload(int(share.rows[i]))
 
         workers.each(some, n)
-        if self._decoder is not None and n:
-            self._decoder.start(payloads)
+        if self._dali is not None and n:
+            self._dali.start(self._inputs(payloads, planned.choices))
         return Begun(planned, payloads, delivered)
 
     def complete(self, begun: Begun, workers: Workers) -> tuple[Batch, Ledger]:
         """The batch, and what was delivered with it. Raises DamageError if a payload is damaged or not decodable."""
         share, choices = begun.planned
         delivered = begun.delivered.copy()
-        picture = self._stored(delivered) if self._decoder is None else self._decoded(begun, delivered)
-        images = self._finish.images(picture, len(delivered), choices, workers)
+        images = self._images(begun, delivered, workers)
         if self.views > 1:
             images = images.view(len(delivered), self.views, *images.shape[1:])
         labels = torch.from_numpy(self.split.label[delivered].astype(np.int64)).to(images.device)
@@ -205,14 +213,14 @@ class BatchMaker:
 
     def discard(self) -> None:
         """Throw away what was begun and not completed."""
-        if self._decoder is not None:
-            self._decoder.discard()
+        if self._dali is not None:
+            self._dali.discard()
 
     def close(self) -> None:
         """Throw away what was begun, and let go of decoder and memory."""
         self._finish.buffers.clear()
-        if self._decoder is not None:
-            self._decoder.close()
+        if self._dali is not None:
+            self._dali.close()
 
     def _order_of(self, epoch: int) -> EpochOrder:
         return EpochOrder(self.split.num_samples, self.settings, epoch, self._shard_sizes)
@@ -230,22 +238,29 @@ class BatchMaker:
 
         return picture
 
-    def _decoded(self, begun: Begun, delivered: Rows) -> Picture:
-        """Pictures that were decoded; if that failed, after what cannot be decoded was replaced."""
-        if not begun.payloads:
-            return [].__getitem__
-        assert self._decoder is not None
-        try:
-            pixels = self._decoder.wait()
-        except RuntimeError:
-            payloads = [self._decodable(i, delivered, payload) for i, payload in enumerate(begun.payloads)]
-            pixels = self._again(payloads, delivered)
-        return pixels.__getitem__
+    def _inputs(self, payloads: list[Bytes], choices: Choices) -> Inputs:
+        return self._whole.inputs(payloads, choices) if self._whole is not None else {"picture": list(payloads)}
 
-    def _again(self, payloads: list[Bytes], delivered: Rows) -> torch.Tensor:
-        assert self._decoder is not None
+    def _images(self, begun: Begun, delivered: Rows, workers: Workers) -> torch.Tensor:
+        """(n, 3, s, s), or n times the views; where a sample is replaced, `delivered` is changed."""
+        choices, n = begun.planned.choices, len(delivered)
+        if self._dali is None or not n:
+            return self._finish.images(self._stored(delivered), n, choices, workers)
+        done = self._from_dali(self._dali, begun, delivered)
+        if self._whole is None:
+            return self._finish.images(done.__getitem__, n, choices, workers)
+        return done.permute(0, 3, 1, 2).to(DTYPES[self.settings.output])
+
+    def _from_dali(self, dali: Background, begun: Begun, delivered: Rows) -> torch.Tensor:
+        """What DALI made of a batch; if it failed, of the batch without what cannot be decoded. Raises DamageError."""
         try:
-            return self._decoder.decode(payloads)
+            return dali.wait()
+        except RuntimeError:
+            if self.split.dataset.payload != "jpeg":
+                raise
+            payloads = [self._decodable(i, delivered, payload) for i, payload in enumerate(begun.payloads)]
+        try:
+            return dali.once(self._inputs(payloads, begun.planned.choices))
         except RuntimeError as error:
             uri = self.split.dataset.uri
             raise DamageError(

@@ -39,7 +39,7 @@ class Finish:
         self.device, self.centred = device, centred
         self._aligned = settings.mean == "aligned"
         self._divide = float(np.float32(divide))
-        image = torch.from_numpy(_mean_image(mean, settings.mean, settings.crop))
+        image = torch.from_numpy(mean_image(mean, settings.mean, settings.crop))
         self._mean = image.to(device)  # (side, side, 3) if aligned, else (crop, crop, 3)
         self._mirrored_mean = image.flip(1)
         self.buffers = Buffers(KEPT_BUFFERS)
@@ -160,7 +160,7 @@ def _places(choices: Choices) -> list[tuple[int, int, bool]]:
     return list(zip(choices.y.tolist(), choices.x.tolist(), choices.mirror.tolist(), strict=True))
 
 
-def _mean_image(mean: npt.NDArray[np.float64], kind: str, crop: int) -> npt.NDArray[np.float32]:
+def mean_image(mean: npt.NDArray[np.float64], kind: str, crop: int) -> npt.NDArray[np.float32]:
     """float32 mean: the whole image (aligned), else (crop, crop, 3)."""
     rounded = mean.astype(np.float32)
     if kind == "aligned":

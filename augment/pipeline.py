@@ -1,55 +1,47 @@
-"""JPEG payloads to pixels with DALI. The only place that imports it.
-
-The graph decodes whole pictures: cropping and flipping them afterwards, in the finish, costs less than DALI's own
-crop and flip operators on the CPU (the benchmark of the loader shows both).
-"""
+"""DALI pipelines that work in the background, a batch each. With `graph.py` the only place that imports DALI."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-Views = list[npt.NDArray[np.uint8]]
+Inputs = dict[str, list[npt.NDArray[Any]]]
+"""What a graph is fed, by name: an array for each sample."""
+Graph = Callable[[], Any]
+"""Defines a graph: called inside a pipeline, it returns the output."""
 IN_FLIGHT = 2
 
 
-class JpegDecoder:
-    """Decodes batches in the background: `start` a batch, `wait` for the oldest one started.
+class Background:
+    """Runs a graph on batches: `start` one, `wait` for the oldest one started.
 
     At most `IN_FLIGHT` batches may be under way. Each has a pipeline of its own with a queue of one, so that there
     is no prefetching whose end would have to be managed. Pipelines are built at the first use, in the process that
     uses them: one that went through a fork would hang.
     """
 
-    def __init__(self, max_batch: int, threads: int) -> None:
-        self._max_batch, self._threads = max_batch, threads
+    def __init__(self, graph: Graph, max_batch: int, threads: int, device: torch.device) -> None:
+        self._graph, self._max_batch, self._threads, self._device = graph, max_batch, threads, device
         self._idle: deque[Any] = deque()
-        self._under_way: deque[tuple[Any, Views]] = deque()
+        self._under_way: deque[tuple[Any, Inputs]] = deque()
 
-    def start(self, payloads: Views) -> None:
-        """Begin to decode n > 0 JPEG payloads."""
+    def start(self, inputs: Inputs) -> None:
+        """Begin a batch of n > 0 samples."""
         assert len(self._under_way) < IN_FLIGHT, "wait for a batch before starting another"
-        pipeline = self._idle.popleft() if self._idle else _pipeline(self._max_batch, self._threads)
-        _feed(pipeline, payloads)
-        # The payloads stay referenced until their pixels are there: DALI reads them in place.
-        self._under_way.append((pipeline, payloads))
+        self._start(self._idle.popleft() if self._idle else self._built(), inputs, self._under_way)
 
     def wait(self) -> torch.Tensor:
-        """uint8 (n, side, side, 3) RGB of the oldest batch. Raises RuntimeError if a payload cannot be decoded."""
-        pipeline, _ = self._under_way.popleft()
-        (pixels,) = pipeline.outputs()
-        # Only a pipeline that decoded is used again: DALI calls one that failed invalid.
-        self._idle.append(pipeline)
-        return torch.utils.dlpack.from_dlpack(pixels.as_tensor())
+        """The output for the oldest batch, on the device. Raises RuntimeError if a payload cannot be decoded."""
+        return self._wait(self._under_way)
 
-    def decode(self, payloads: Views) -> torch.Tensor:
-        """The same for one batch out of turn: it waits, and what is under way stays so."""
-        pipeline = _pipeline(self._max_batch, self._threads)
-        _feed(pipeline, payloads)
-        (pixels,) = pipeline.outputs()
-        return torch.utils.dlpack.from_dlpack(pixels.as_tensor())
+    def once(self, inputs: Inputs) -> torch.Tensor:
+        """The output for one batch out of turn, at once; what is under way stays so."""
+        alone: deque[tuple[Any, Inputs]] = deque()
+        self._start(self._built(), inputs, alone)
+        return self._wait(alone)
 
     def discard(self) -> None:
         """Wait for what is under way and throw it away."""
@@ -64,24 +56,40 @@ class JpegDecoder:
         self.discard()
         self._idle.clear()
 
+    def _start(self, pipeline: Any, inputs: Inputs, under_way: deque[tuple[Any, Inputs]]) -> None:
+        from nvidia.dali.tensors import TensorListCPU
 
-def _feed(pipeline: Any, payloads: Views) -> None:
-    from nvidia.dali.tensors import TensorListCPU
+        batch: Any = TensorListCPU
+        for name, arrays in inputs.items():
+            # One call for the batch: half of what a list of arrays would take of this thread.
+            pipeline.feed_input(name, batch.from_dlpack_list(arrays))
+        pipeline.schedule_run()
+        # The inputs stay referenced until the output is there: DALI reads them in place.
+        under_way.append((pipeline, inputs))
 
-    # One call for the batch: half of what a list of arrays would take of this thread.
-    batch: Any = TensorListCPU
-    pipeline.feed_input("payload", batch.from_dlpack_list(payloads))
-    pipeline.schedule_run()
+    def _wait(self, under_way: deque[tuple[Any, Inputs]]) -> torch.Tensor:
+        pipeline, _ = under_way.popleft()
+        if self._device.type == "cuda":
+            (done,) = pipeline.outputs(cuda_stream=torch.cuda.current_stream(self._device).cuda_stream)
+        else:
+            (done,) = pipeline.outputs()
+        # Only a pipeline that came to its end is used again: DALI calls one that failed invalid.
+        self._idle.append(pipeline)
+        return torch.utils.dlpack.from_dlpack(done.as_tensor())
+
+    def _built(self) -> Any:
+        from nvidia.dali import Pipeline
+
+        number = self._device.index if self._device.type == "cuda" else None
+        pipeline = Pipeline(self._max_batch, self._threads, number, prefetch_queue_depth=1)
+        # The older executors overwrite the memory of an output that was handed on.
+        assert pipeline.exec_dynamic, "the graph must run on DALI's dynamic executor"
+        with pipeline:
+            pipeline.set_outputs(self._graph())
+        pipeline.build()
+        return pipeline
 
 
-def _pipeline(max_batch: int, threads: int) -> Any:
-    from nvidia.dali import Pipeline, fn, types
-
-    pipeline = Pipeline(batch_size=max_batch, num_threads=threads, device_id=None, prefetch_queue_depth=1)
-    # The older executors overwrite the memory of an output that was handed on.
-    assert pipeline.exec_dynamic, "the graph must run on DALI's dynamic executor"
-    with pipeline:
-        payload = fn.external_source(name="payload", dtype=types.UINT8, ndim=1, no_copy=True)
-        pipeline.set_outputs(fn.decoders.image(payload, device="cpu", output_type=types.RGB, adjust_orientation=False))
-    pipeline.build()
-    return pipeline
+def scalars(values: npt.NDArray[np.int32]) -> list[npt.NDArray[Any]]:
+    """A zero-dimensional array for each value: how a graph is fed one number a sample."""
+    return [values[i, ...] for i in range(len(values))]

@@ -55,6 +55,9 @@ class LoaderSettings(Settings):
     output: Annotated[Literal["float32", "bfloat16", "uint8"], Content] = "float32"
     """Type of the delivered pictures; uint8 delivers the bare crops, without mean and noise."""
 
+    finish: Annotated[Literal["auto", "dali", "torch"], Execution] = "auto"
+    """Who crops, flips and subtracts: one DALI graph (auto on a GPU), or threads of ours (auto on a CPU: quicker there)."""
+
     damaged: Annotated[Literal["stop", "replace"], Execution] = "stop"
     """A sample whose bytes changed: stop the run, or take the next intact one of the split, and count it."""
 

@@ -7,8 +7,11 @@ besides reads and checks payloads, crops, flips, subtracts the mean, adds lighti
 import time
 from collections.abc import Callable
 
+import torch
+
+from augment.graph import decoded
 from augment.loader import Loader
-from augment.pipeline import IN_FLIGHT, JpegDecoder
+from augment.pipeline import IN_FLIGHT, Background
 from augment.reader import PayloadReader
 from augment.settings import LoaderSettings
 from cluster.ray_session import own_ray
@@ -64,11 +67,11 @@ def decode_alone(opened: Dataset) -> None:
     reader = PayloadReader(split, split.map_shard, replace=False)
     views = [reader.payload(row)[0] for row in range(split.num_samples)]
     batches = [views[i : i + BATCH] for i in range(0, len(views), BATCH)]
-    decoder = JpegDecoder(BATCH, THREADS)
+    decoder = Background(decoded, BATCH, THREADS, torch.device("cpu"))
     for number, batch in enumerate(batches):
         if number >= IN_FLIGHT:
             decoder.wait()
-        decoder.start(batch)
+        decoder.start({"picture": batch})
     decoder.close()
 
 
