@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import BaseModel, ValidationError
 
-from cluster import cli_jobs, cli_quarantine
+from augment.settings import LoaderSettings
+from cluster import cli_jobs, cli_quarantine, cli_sheet
 from cluster.cli_jobs import Flat, Json
 from cluster.settings import EvaluateRequest, IngestRequest, RecentreRequest, RepairRequest, TrainRequest, VerifyRequest
 from cluster.words import misfit_words
@@ -41,6 +42,7 @@ app = App(
 )
 cli_jobs.add_to(app)
 cli_quarantine.add_to(app)
+cli_sheet.add_to(app)
 
 
 @app.command
@@ -105,7 +107,7 @@ def inspect(
     html
         Write a page with pictures by class, mean image, principal colours and the quarantine to this file.
     png
-        Write a contact sheet to this file: a column a class.
+        Write a contact sheet to this file: a column a class, ten classes at most, spread evenly.
     split
         Look at this split only; at all of them unless given (the contact sheet: at the first).
     """
@@ -374,7 +376,7 @@ def _model(title: str) -> type[BaseModel]:
 
     models: list[type[BaseModel]] = [
         IngestSettings, VerifySettings, RepairSettings, RecentreSettings, SampleSettings, TrainSettings,
-        EvaluateSettings, ServeSettings, *KINDS.values(),
+        EvaluateSettings, LoaderSettings, ServeSettings, *KINDS.values(),
     ]  # fmt: skip
     found = next((m for m in models if m.__name__ == title), None)
     if found is None:

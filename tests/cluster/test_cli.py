@@ -15,7 +15,8 @@ from tests.cluster.served import environment
 from tests.conftest import TinySource
 
 COMMANDS = {
-    "sample", "ingest", "inspect", "verify", "repair", "recentre", "train", "evaluate", "figures", "demo", "serve",
+    "sample", "ingest", "inspect", "verify", "repair", "recentre", "augment-sheet", "train", "evaluate", "figures",
+    "demo", "serve",
     "submit ingest", "submit verify", "submit repair", "submit recentre", "submit train", "submit evaluate",
     "jobs list", "jobs show", "jobs watch", "jobs stop", "jobs resume", "jobs logs",
     "datasets list", "token add", "token list", "token revoke", "quarantine list", "quarantine retry",
