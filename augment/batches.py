@@ -11,7 +11,7 @@ import torch
 from augment.choices import Choices, choose
 from augment.finish import DTYPES, Finish, Picture
 from augment.graph import WholeGraph, decoded
-from augment.ledger import Ledger
+from augment.ledger import Hashes, Ledger, sample_hashes
 from augment.order import EpochOrder
 from augment.pipeline import Background, Inputs
 from augment.reader import Bytes, PayloadReader, Rows, by_place
@@ -54,10 +54,11 @@ class Share(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A share, and what happens to its samples."""
+    """A share, what happens to its samples, and the ledger's hash of each, uint64 (n,)."""
 
     share: Share
     choices: Choices
+    hashes: Hashes
 
 
 class Begun(NamedTuple):
@@ -114,10 +115,11 @@ class BatchMaker:
         for first in range(steps.start, steps.stop, group):
             shares = self._shares(epoch, steps[first - steps.start : first - steps.start + group])
             joined = Share(epoch, *(np.concatenate(parts) for parts in list(zip(*shares, strict=True))[1:]))
-            choices, start = self.choices(joined), 0
+            choices, start, views = self.choices(joined), 0, max(self.views, 1)
+            hashes = self._hashes(joined, choices)
             for share in shares:
-                stop = start + len(share.rows) * max(self.views, 1)
-                yield Planned(share, choices.part(start, stop))
+                stop = start + len(share.rows)
+                yield Planned(share, choices.part(start * views, stop * views), hashes[start:stop])
                 start = stop
 
     def shards_ahead(self, epoch: int, step: int) -> list[int]:
@@ -184,20 +186,22 @@ class BatchMaker:
 
     def complete(self, begun: Begun, workers: Workers) -> tuple[Batch, Ledger]:
         """The batch, and what was delivered with it. Raises DamageError if a payload is damaged or not decodable."""
-        share, choices = begun.planned
+        share, choices, hashes = begun.planned
         delivered = begun.delivered.copy()
         images = self._images(begun, delivered, workers)
         if self.views > 1:
             images = images.view(len(delivered), self.views, *images.shape[1:])
         labels = torch.from_numpy(self.split.label[delivered].astype(np.int64)).to(images.device)
         batch = Batch(images, labels, torch.from_numpy(delivered), torch.from_numpy(share.places))
-        return batch, self.ledger(share._replace(rows=delivered), choices)
+        if not np.array_equal(delivered, share.rows):
+            hashes = self._hashes(share._replace(rows=delivered), choices)
+        return batch, Ledger.of(hashes)
 
-    def ledger(self, share: Share, choices: Choices) -> Ledger:
-        """What is entered for a share; of several views, the first counts."""
+    def _hashes(self, share: Share, choices: Choices) -> Hashes:
+        """What is entered for the samples of a share; of several views, the first counts."""
         first = slice(None, None, max(self.views, 1))
         parts = (choices.y[first], choices.x[first], choices.mirror[first], choices.offset[first])
-        return Ledger.of(share.epoch, share.rows, Choices(*parts))
+        return sample_hashes(share.epoch, share.rows, Choices(*parts))
 
     def expected_ledger(self, epoch: int, first_step: int) -> Ledger:
         """What all ranks together deliver from a step to the end of an epoch: from the order alone."""
@@ -208,7 +212,7 @@ class BatchMaker:
         for start in range(first_step * batch, end, AT_ONCE):
             positions = np.arange(start, min(start + AT_ONCE, end))
             share = Share(epoch, positions, positions, order.samples(positions))
-            total = total.plus(self.ledger(share, self.choices(share)))
+            total = total.plus(Ledger.of(self._hashes(share, self.choices(share))))
         return total
 
     def discard(self) -> None:

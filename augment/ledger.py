@@ -26,14 +26,19 @@ class Ledger:
         return Ledger(self.count + other.count, (self.digest + other.digest) % MODULUS)
 
     @classmethod
-    def of(cls, epoch: int, samples: npt.NDArray[np.int64], choices: Choices) -> "Ledger":
-        """That of sample numbers and the choice made for each."""
-        geometry = choices.y << 33 | choices.x << 1 | choices.mirror
-        colour = np.ascontiguousarray(choices.offset).view(np.uint32).astype(np.uint64)
-        found = _mixed(samples.astype(np.uint64) ^ _mixed(np.array([epoch], np.uint64)))
-        for part in (geometry.astype(np.uint64), colour[:, 0] | colour[:, 1] << np.uint64(32), colour[:, 2]):
-            found = _mixed(found ^ part)
-        return cls(len(samples), int(found.sum(dtype=np.uint64)))
+    def of(cls, hashes: Hashes) -> "Ledger":
+        """That of samples with these hashes."""
+        return cls(len(hashes), int(hashes.sum(dtype=np.uint64)))
+
+
+def sample_hashes(epoch: int, samples: npt.NDArray[np.int64], choices: Choices) -> Hashes:
+    """The hash of each sample number with the choice made for it, uint64 (n,)."""
+    geometry = choices.y << 33 | choices.x << 1 | choices.mirror
+    colour = np.ascontiguousarray(choices.offset).view(np.uint32).astype(np.uint64)
+    found = _mixed(samples.astype(np.uint64) ^ _mixed(np.array([epoch], np.uint64)))
+    for part in (geometry.astype(np.uint64), colour[:, 0] | colour[:, 1] << np.uint64(32), colour[:, 2]):
+        found = _mixed(found ^ part)
+    return found
 
 
 def _mixed(value: Hashes) -> Hashes:

@@ -1,25 +1,43 @@
-"""The loader beside decoding alone: seconds an epoch, the same threads, the same payloads.
+"""The loader by itself: CPU of an image beside decoding alone, the feeding thread's share, start-up to the first batch.
 
 Decoding alone is DALI's decoder on the payloads as they lie in memory, batch after batch, two under way. The loader
-besides reads and checks payloads, crops, flips, subtracts the mean, adds lighting noise and hands over float32.
+besides reads and checks payloads, crops, flips, and, for float32, subtracts the mean and adds lighting noise.
 """
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 
+from augment.batches import BatchMaker
 from augment.graph import decoded
 from augment.loader import Loader
 from augment.pipeline import IN_FLIGHT, Background
 from augment.reader import PayloadReader
 from augment.settings import LoaderSettings
+from augment.workers import Workers
 from cluster.ray_session import own_ray
 from ingest.dataset import Dataset
 from tests.benchmarks import report
 from tests.benchmarks.material import dataset, many, scratch
 
-TIMES, BATCH, THREADS = 9, 128, 2
+TIMES, BATCH, FEED_THREADS = 7, 256, 2
+NOTES = f"""\
+Epochs of the training split, all in turn in one process, medians of the rounds, the first not counted; batches of {BATCH}. \
+CPU: user and system time of the process, one thread of the loader's own beside the one that feeds. Feed: CPU time of the \
+thread that plans, hands out and collects, with {FEED_THREADS} others for the work on samples. Start: from the call of \
+Loader to its first batch in a new process that has imported it."""
+START = """
+import sys, time
+from augment.loader import Loader
+from augment.settings import LoaderSettings
+started = time.perf_counter()
+with Loader(sys.argv[1], LoaderSettings(global_batch=256)) as loader:
+    next(iter(loader))
+    print(time.perf_counter() - started)
+"""
 
 
 def main() -> None:
@@ -27,38 +45,35 @@ def main() -> None:
     with scratch() as out:
         source, words = many(out)
         with own_ray():
-            jpeg = dataset(out / "jpeg", source)
-            raw = dataset(out / "raw", source, payload="raw")
-        figures = {"source": words, "batch": BATCH, "threads": THREADS, **_jpeg(jpeg), **_raw(raw)}
-    report.write("loader", figures, "Seconds of an epoch of the training split; in turn, medians of the pairs.")
+            opened = {
+                name: Dataset.open(dataset(out / name, source, payload=name)) for name in ("jpeg", "raw")
+            }  # fmt: skip
+        figures = {"source": words, "batch": BATCH, **_cpu(opened), **_feed(opened), **_start(opened)}
+    report.write("loader", figures, NOTES)
 
 
-def _jpeg(uri: str) -> dict[str, float]:
-    opened = Dataset.open(uri)
-    samples = opened.split("train").num_samples
-    cpu: dict[str, list[float]] = {"decode": [], "loader": []}
-
-    def timed(name: str, work: Callable[[Dataset], None]) -> float:
-        started, before = time.perf_counter(), time.process_time()
-        work(opened)
-        cpu[name].append(time.process_time() - before)
-        return time.perf_counter() - started
-
-    runs = {"decode": lambda: timed("decode", decode_alone), "loader": lambda: timed("loader", load)}
-    found = report.in_turn(runs, TIMES)
-    return {
-        "decode_alone_samples_per_s": report.median([samples / s for s in found["decode"]]),
-        "loader_jpeg_samples_per_s": report.median([samples / s for s in found["loader"]]),
-        "loader_to_decode_alone_wall": round(report.ratio(found, "loader", "decode"), 3),
-        "loader_to_decode_alone_cpu": round(report.ratio(cpu, "loader", "decode"), 3),
-    }
-
-
-def _raw(uri: str) -> dict[str, float]:
-    opened = Dataset.open(uri)
-    samples = opened.split("train").num_samples
-    found = report.in_turn({"raw": lambda: _seconds(lambda: load(opened))}, TIMES)
-    return {"loader_raw_samples_per_s": report.median([samples / s for s in found["raw"]])}
+def _cpu(opened: dict[str, Dataset]) -> dict[str, float]:
+    num_samples = opened["jpeg"].split("train").num_samples
+    with (
+        Loader(opened["jpeg"], _settings("uint8")) as jpeg_bytes,
+        Loader(opened["jpeg"], _settings("float32")) as jpeg_floats,
+        Loader(opened["raw"], _settings("uint8")) as raw_bytes,
+        Loader(opened["raw"], _settings("float32")) as raw_floats,
+    ):
+        loaders = {
+            "jpeg_uint8": jpeg_bytes, "jpeg_float32": jpeg_floats, "raw_uint8": raw_bytes, "raw_float32": raw_floats
+        }  # fmt: skip
+        runs: dict[str, Callable[[], float]] = {
+            "decode_alone": lambda: report.cpu_seconds(lambda: decode_alone(opened["jpeg"]))
+        }
+        for name, loader in loaders.items():
+            runs[name] = lambda loader=loader: report.cpu_seconds(lambda: load(loader))  # type: ignore[misc]
+        for run in runs.values():
+            run()
+        found = report.in_turn(runs, TIMES)
+    figures = {f"{name}_us": report.median([1e6 * s / num_samples for s in found[name]]) for name in found}
+    ratios = {f"{n}_to_decode_alone": round(report.ratio(found, n, "decode_alone"), 3) for n in list(found)[1:3]}
+    return {**figures, **ratios}
 
 
 def decode_alone(opened: Dataset) -> None:
@@ -67,7 +82,7 @@ def decode_alone(opened: Dataset) -> None:
     reader = PayloadReader(split, split.map_shard, replace=False)
     views = [reader.payload(row)[0] for row in range(split.num_samples)]
     batches = [views[i : i + BATCH] for i in range(0, len(views), BATCH)]
-    decoder = Background(decoded, BATCH, THREADS, torch.device("cpu"))
+    decoder = Background(decoded, BATCH, 1, torch.device("cpu"))
     for number, batch in enumerate(batches):
         if number >= IN_FLIGHT:
             decoder.wait()
@@ -75,17 +90,47 @@ def decode_alone(opened: Dataset) -> None:
     decoder.close()
 
 
-def load(opened: Dataset) -> None:
+def load(loader: Loader) -> None:
     """The same samples through the loader, as in training."""
-    with Loader(opened, LoaderSettings(global_batch=BATCH, threads=THREADS)) as loader:
-        for batch in loader:
-            assert batch.images.shape[1:] == (3, 224, 224)
+    for batch in loader:
+        assert batch.images.shape[1:] == (3, 224, 224)
 
 
-def _seconds(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def _feed(opened: dict[str, Dataset]) -> dict[str, float]:
+    """Microseconds of the feeding thread for an image: planning, feeding, collecting."""
+    figures = {}
+    for name, found in opened.items():
+        split = found.split("train")
+        settings = _settings("uint8", FEED_THREADS)
+        reader = PayloadReader(split, split.map_shard, replace=False)
+        maker = BatchMaker(split, reader, settings, (0, 1), torch.device("cpu"), 0)
+        workers = Workers(FEED_THREADS)
+        seconds = []
+        for epoch in range(TIMES + 1):
+            started = time.thread_time()
+            for planned in maker.planned(epoch, range(maker.num_steps)):
+                reader.read_ahead(planned.share.rows)
+                maker.complete(maker.begin(planned, workers), workers)
+            seconds.append(time.thread_time() - started)
+        figures[f"feed_{name}_us"] = report.median([1e6 * s / split.num_samples for s in seconds[1:]])
+        maker.close()
+        workers.close()
+    return figures
+
+
+def _start(opened: dict[str, Dataset]) -> dict[str, float]:
+    figures = {}
+    for name, found in opened.items():
+        command = [sys.executable, "-c", START, found.uri]
+        seconds = [
+            float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(3)
+        ]  # fmt: skip
+        figures[f"start_{name}_s"] = report.median(seconds)
+    return figures
+
+
+def _settings(output: str, threads: int = 1) -> LoaderSettings:
+    return LoaderSettings.model_validate({"global_batch": BATCH, "threads": threads, "output": output})
 
 
 if __name__ == "__main__":
