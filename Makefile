@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHON IMAGING TORCH_INDEX
 
-.PHONY: help install install-test demo test test-slow test-root test-gpu test-interop bench bench-peers check clean
+.PHONY: help install install-test demo test test-slow test-root test-gpu test-interop bench bench-peers soak check clean
 
 help:
 	@echo "make install       the virtual environment with the command $(BIN)/tench"
@@ -46,6 +46,9 @@ bench: install-test
 bench-peers: install-test
 	$(BIN)/python -m tests.benchmarks.bench_peers --make
 	$(BIN)/python -m tests.benchmarks.bench_peers
+
+soak: install-test
+	$(BIN)/python -m tests.benchmarks.soak_loader
 
 check: install-test
 	$(BIN)/ruff check .
