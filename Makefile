@@ -46,6 +46,8 @@ bench: install-test
 bench-peers: install-test
 	$(BIN)/python -m tests.benchmarks.bench_peers --make
 	$(BIN)/python -m tests.benchmarks.bench_peers
+	$(BIN)/python -m tests.benchmarks.bench_loader_peers --make
+	$(BIN)/python -m tests.benchmarks.bench_loader_peers
 
 soak: install-test
 	$(BIN)/python -m tests.benchmarks.soak_loader

@@ -9,6 +9,7 @@ from cyclopts import App
 from cluster.cli_jobs import Json
 from cluster.settings import RetryRequest
 from ingest.errors import UsageError
+from ingest.words import counted
 
 quarantine = App(name="quarantine", help="Pictures that could not be decoded: list them with their reasons, try again.")
 
@@ -69,7 +70,9 @@ def retry(dataset: str, *, source: str | None = None, out: str | None = None, js
     if json:
         return _print(facts)
     again = f"tench ingest {source or 'SOURCE'} {dataset}"
-    print(f"{facts['num_dropped']:,} verdicts dropped; {facts['num_shards']:,} shards will be made again.")
+    print(
+        f"{counted(facts['num_dropped'], 'verdict')} dropped; {counted(facts['num_shards'], 'shard')} will be made again."
+    )
     print(f"Now run the `{again}` of before, with the same settings. A source whose pictures have other sizes by now")
     print("has another plan: give that one a new folder.")
     return 0

@@ -6,7 +6,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TypeVar
@@ -23,9 +23,12 @@ from cluster.settings import (
 from ingest.errors import Interrupted, TenchError
 from ingest.progress import RunWriter, State
 from ingest.settings import IngestSettings, RecentreSettings, RepairSettings, Settings, VerifySettings
+from ingest.storage import Place
+from ingest.words import counted
 from trainer.settings import EvaluateSettings, TrainSettings
 
 S = TypeVar("S", bound=Settings)
+REMEDY = "`tench repair DATASET --source SOURCE` gives damaged files their recorded bytes again"
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Outcome:
 
 
 def needs_ray(request: Settings) -> bool:
-    """Whether a command works through Ray."""
-    through_actors = isinstance(request, IngestRequest | RepairRequest | RecentreRequest | RetryRequest)
+    """Whether a command works through Ray from its start; a repair may, once it has found damaged shards."""
+    through_actors = isinstance(request, IngestRequest | RecentreRequest | RetryRequest)
     return through_actors or (isinstance(request, TrainRequest) and request.num_workers > 0)
 
 
@@ -55,9 +58,7 @@ def execute(request: Settings, run: RunWriter, trained_run: str | None = None) -
             facts = _dispatch(request, run, trained_run)
         outcome = Outcome("succeeded", 0, None, facts)
         if facts.get("ok") is False:
-            damages = facts["damages"]
-            words = f"{len(damages)} damages; first {damages[0]['path']}: {damages[0]['problem']}"
-            outcome = Outcome("failed", 4, words, facts)
+            outcome = Outcome("failed", 4, _damage_words(request, facts["damages"]), facts)
     except Interrupted as error:
         outcome = Outcome("stopped", 130, error.message)
     except TenchError as error:
@@ -80,9 +81,7 @@ def _dispatch(request: Settings, run: RunWriter, trained_run: str | None) -> dic
 
         return verify(request.dataset, part_of(request, VerifySettings), run)
     if isinstance(request, RepairRequest):
-        from ingest.repair import repair
-
-        return repair(request.dataset, request.source, part_of(request, RepairSettings), run)
+        return _repair(request, run)
     if isinstance(request, RecentreRequest):
         from ingest.recentre import recentre
 
@@ -100,6 +99,45 @@ def _dispatch(request: Settings, run: RunWriter, trained_run: str | None) -> dic
 
         return evaluate_run(request.dataset, trained_run or request.run, part_of(request, EvaluateSettings), run)
     raise AssertionError(f"no command for {type(request).__name__}")
+
+
+def _repair(request: RepairRequest, run: RunWriter) -> dict[str, Any]:
+    from ingest.repair import repair
+
+    with ExitStack() as stack:
+
+        def connect() -> None:
+            stack.enter_context(_ray_of_this_process(request.num_actors, run))
+
+        return repair(request.dataset, request.source, part_of(request, RepairSettings), run, connect)
+
+
+def _ray_of_this_process(num_actors: int | None, run: RunWriter) -> AbstractContextManager[None]:
+    """The Ray that is connected; else the one that started this process as a job, or one of its own."""
+    import ray
+
+    from cluster.ray_session import join_ray, own_ray
+
+    if ray.is_initialized():
+        return nullcontext()
+    if "TENCH_RUN" in os.environ:
+        return join_ray()
+    run.event("phase", "Starting Ray on this machine (some seconds).")
+    return own_ray(num_actors)
+
+
+def _damage_words(request: Settings, damages: list[dict[str, str]]) -> str:
+    """What a verification found, or a repair left: how much, where, and what to do."""
+    source = Place(request.source).uri if isinstance(request, VerifyRequest) and request.source else None
+    paths = [known["path"] for known in damages if known["path"] != source]
+    files = sorted(set(paths))
+    where = f" ({'first ' if len(files) > 1 else ''}{files[0]})" if files else ""
+    if isinstance(request, RepairRequest):
+        return f"{counted(len(files), 'file')} {'is' if len(files) == 1 else 'are'} still damaged{where}"
+    said = [f"{counted(len(paths), 'finding')} of damage in {counted(len(files), 'file')}{where}"] if files else []
+    if len(paths) < len(damages):
+        said.append(f"{counted(len(damages) - len(paths), 'difference')} from {source}")
+    return "; ".join([*said, REMEDY if files else "the dataset itself is undamaged; is this its source?"])
 
 
 def part_of(request: Settings, settings: type[S]) -> S:

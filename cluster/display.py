@@ -4,6 +4,7 @@ The run may be written by this process, by a worker of Ray or by a job far away:
 terminal, a line every ten seconds.
 """
 
+import math
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from ingest.progress import Event, RunReader
 from ingest.progress import Progress as RunProgress
 from ingest.storage import Place
+from ingest.words import counted
 
 LOOK_EVERY_S, LINE_EVERY_S = 0.3, 10.0
 TOLD = (
@@ -92,6 +94,8 @@ class Display:
             return
         if event.kind == "quarantined":
             self._quarantined += 1
+            if self._quarantined == MAX_QUARANTINE_LINES + 1:
+                self._console.print("! more: tench quarantine list DATASET", markup=False, soft_wrap=True)
             if self._quarantined > MAX_QUARANTINE_LINES:
                 return
         mark = "! " if event.kind in ("warning", "quarantined", "actor lost") else "  "
@@ -114,7 +118,8 @@ class Display:
 def progress_words(progress: RunProgress) -> str:
     """`1,024 / 50,000 samples  211/s  3 min left  loss 1.234`."""
     total = f" / {progress.total:,}" if progress.total is not None else ""
-    parts = [f"{progress.done:,}{total} {progress.unit}"]
+    only_one = (progress.done if progress.total is None else progress.total) == 1
+    parts = [f"{progress.done:,}{total} {progress.unit.removesuffix('s') if only_one else progress.unit}"]
     if progress.rate:
         parts.append(f"{progress.rate:,.0f}/s" if progress.rate >= 10 else f"{progress.rate:.1f}/s")
     if progress.seconds_left is not None and progress.done != progress.total:
@@ -129,7 +134,7 @@ def progress_words(progress: RunProgress) -> str:
     if figures.get("quarantined"):
         parts.append(f"{figures['quarantined']:,} bad")
     if rates := [row["samples_per_s"] for row in figures.get("actors", ())]:
-        parts.append(f"{figures['num_actors']:,} actors, {min(rates):,.0f} to {max(rates):,.0f}/s each")
+        parts.append(f"{counted(figures['num_actors'], 'actor')}, {min(rates):,.0f} to {max(rates):,.0f}/s each")
     return "  ".join(parts)
 
 
@@ -162,7 +167,7 @@ def step_bar(words: str) -> tuple[Callable[[int, int], None], Callable[[], None]
 def facts_lines(facts: dict[str, Any]) -> list[str]:
     """Final facts as lines for people; a split has a line of its own."""
     lines = []
-    for name, value in facts.items():
+    for name, value in _worth_telling(facts):
         if isinstance(value, dict) and all(isinstance(inner, dict) for inner in value.values()):
             for key, inner in value.items():
                 told = ", ".join(
@@ -172,6 +177,17 @@ def facts_lines(facts: dict[str, Any]) -> list[str]:
         elif value is not None and not isinstance(value, (dict, list)):
             lines.append(f"{name.replace('_', ' '):<19} {_figure(name, value)}")
     return lines
+
+
+def _worth_telling(facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Facts as people want them: paths by their number, short times in seconds, no rate where nothing was done."""
+    for name, value in facts.items():
+        if name in ("repaired", "set_aside"):
+            yield name, len(value)
+        elif name == "estimated_hours" and value < 0.01:
+            yield "estimated_seconds", max(1, math.ceil(value * 3600))
+        elif facts.get("samples_converted") != 0 or name not in ("samples_converted", "samples_per_s"):
+            yield name, value
 
 
 def _figure(name: str, value: Any) -> str:

@@ -91,7 +91,7 @@ def _forecast(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
         return plan_training(settings.dataset, part_of(settings, TrainSettings))
     manifest = read_manifest(Place(values["dataset"]))
     return {
-        "num_files": len(manifest.files) + len(manifest.derived),
+        "num_files": len(manifest.files) + len(manifest.derived) + 1,
         "splits": {name: s.num_samples for name, s in manifest.splits.items()},
     }
 

@@ -10,6 +10,7 @@ from ingest.manifest import Manifest
 from ingest.plan import Plan, make_plan
 from ingest.settings import PlannedSettings
 from ingest.sources import Source
+from ingest.words import counted
 
 NAMED = 3
 """Keys that are named of those with one problem; of the others, the number is told."""
@@ -60,7 +61,7 @@ def source_differences(manifest: Manifest, entries: dict[str, pa.Table], plan: P
 
 def _named(what: str, keys: Sequence[str]) -> str:
     more = f" and {len(keys) - NAMED:,} more" if len(keys) > NAMED else ""
-    return f"{len(keys):,} {'key' if len(keys) == 1 else 'keys'} {what}: {', '.join(keys[:NAMED])}{more}"
+    return f"{counted(len(keys), 'key')} {what}: {', '.join(keys[:NAMED])}{more}"
 
 
 def _only_values(found: Sequence[Pair], wanted: Sequence[Pair]) -> Iterator[str]:

@@ -179,14 +179,16 @@ def spread_labels(num_classes: int, at_most: int) -> list[int]:
 def contact_sheet(dataset: str, split: str | None = None, columns: int = 10, rows: int = 4, tile: int = 96) -> Pixels:
     """uint8 (height, width, 3): a column a class, its first `rows` samples; at most `columns` classes, spread evenly.
 
-    Of the first split unless one is named.
+    Of the first split unless one is named. As high as its fullest column.
     """
     opened = Dataset.open(dataset)
     chosen = opened.split(split or opened.split_names[0])
     labels = spread_labels(opened.num_classes, columns)
-    sheet = np.full((rows * (tile + GAP) + GAP, len(labels) * (tile + GAP) + GAP, 3), 255, np.uint8)
-    for column, label in enumerate(labels):
-        for row, sample in enumerate(np.flatnonzero(chosen.label == label)[:rows]):
+    shown = [np.flatnonzero(chosen.label == label)[:rows] for label in labels]
+    high = max((len(of_class) for of_class in shown), default=0)
+    sheet = np.full((high * (tile + GAP) + GAP, len(labels) * (tile + GAP) + GAP, 3), 255, np.uint8)
+    for column, of_class in enumerate(shown):
+        for row, sample in enumerate(of_class):
             top, left = GAP + row * (tile + GAP), GAP + column * (tile + GAP)
             sheet[top : top + tile, left : left + tile] = small(chosen.pixels(int(sample)), tile)
     return sheet

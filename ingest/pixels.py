@@ -240,7 +240,9 @@ def _reasons() -> Iterator[None]:
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
-        raise PictureError("too large", str(error)) from error
+        number = re.search(r"\d+", str(error))
+        many = f"{int(number[0]):,}" if number else "too many"
+        raise PictureError("too large", f"{many} pixels; at most {MAX_PIXELS:,} are decoded") from error
     except (
         OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, zlib.error, struct.error
     ) as error:  # fmt: skip

@@ -65,10 +65,14 @@ def read_back(place: Place, path: str, wanted: StoredHash, go_on: Callable[[], N
 
 
 class Crew:
-    """Threads that look at the files of a dataset while this thread counts them and heeds stop requests."""
+    """Threads that look at the files of a dataset while this thread counts them and heeds stop requests.
 
-    def __init__(self, run: RunWriter | None, phase: str, num_files: int, largest: int) -> None:
-        self._run, self._phase, self._num_files, self._num_done = run, phase, num_files, 0
+    `num_files` are all that are told of; `num_done` of them were looked at before.
+    """
+
+    def __init__(self, run: RunWriter | None, phase: str, num_files: int, largest: int, num_done: int = 0) -> None:
+        self.num_files = num_files
+        self._run, self._phase, self._num_done = run, phase, num_done
         self._stopped = threading.Event()
         cpus = int(os.environ.get("TENCH_CPUS", 0)) or os.cpu_count() or 1
         # Two at least: one reads while the other one hashes.
@@ -104,13 +108,13 @@ class Crew:
     def _look(self) -> None:
         if self._run is None:
             return
-        self._run.progress(self._phase, self._num_done, self._num_files, "files", force=self._is_done)
+        self._run.progress(self._phase, self._num_done, self.num_files, "files", force=self._is_done)
         if self._run.stop_requested():
             raise Interrupted("Stopped before all files were looked at.")
 
     @property
     def _is_done(self) -> bool:
-        return self._num_done == self._num_files
+        return self._num_done == self.num_files
 
 
 def _problem(found: StoredHash, wanted: StoredHash) -> str | None:

@@ -108,6 +108,14 @@ class Rebuild:
             for path in derived:
                 self._put(path, made[path], "this processor or this version of a library gives other last bits")
 
+    def sweep(self) -> None:
+        """Remove the folders that nothing lies in any more; in an object store there are none."""
+        if self._place.is_local:
+            aside = self._place.local_path(ASIDE)
+            for folder in sorted((aside, *(p for p in aside.rglob("*") if p.is_dir())), reverse=True):
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+
     def _can_join(self, path: str, parts: Sequence[str]) -> bool:
         """Whether a file is to be made anew, and what it is made of is whole."""
         if path not in self.damaged:

@@ -4,7 +4,7 @@ What is damaged is made anew beside the dataset (`damaged/rebuilt/`), and takes 
 hash; what lay there before goes to `damaged/`. So nothing is lost, and a repair that was killed can be run again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,20 +17,24 @@ from ingest.manifest import Manifest, read_manifest
 from ingest.pixels import pixel_fingerprint
 from ingest.plan import Plan, differences
 from ingest.progress import RunWriter
-from ingest.rebuild import Rebuild
+from ingest.rebuild import ASIDE, Rebuild
 from ingest.settings import RepairSettings
 from ingest.shard_check import damage
 from ingest.sources import Source, detect
 from ingest.storage import Place
 from ingest.verify import damaged_files, extra_files
+from ingest.words import counted
 
 
-def repair(dataset: str, source: str, settings: RepairSettings, run: RunWriter) -> dict[str, Any]:
-    """Give every damaged file its recorded hash again. The caller has connected Ray.
+def repair(
+    dataset: str, source: str, settings: RepairSettings, run: RunWriter, connect: Callable[[], None] | None = None
+) -> dict[str, Any]:
+    """Give every damaged file its recorded hash again. `connect` connects Ray once shards are to be made again.
 
-    Returns {"ok", "dataset", "dataset_id", "repaired", "set_aside", "damages"}: the paths that are whole again,
-    those of files that did not belong, and what is still damaged and why. Raises DamageError if the manifest is
-    damaged, RefusedError if the source or the imaging library is not the one of the dataset, Interrupted.
+    Returns {"ok", "dataset", "dataset_id", "repaired", "set_aside", "damaged_files_in", "damages"}: the paths that are
+    whole again, those of files that did not belong, where what was moved lies (None if nothing does), and what is
+    still damaged and why. Raises DamageError if the manifest is damaged, RefusedError if the source or the imaging
+    library is not the one of the dataset, Interrupted.
     """
     place = Place(dataset)
     manifest = _manifest(place)
@@ -38,22 +42,29 @@ def repair(dataset: str, source: str, settings: RepairSettings, run: RunWriter) 
     extra = [known["path"] for known in extra_files(place, manifest)]
     work = Rebuild(place, manifest, damaged, run)
     if damaged:
-        run.event("phase", f"{len(damaged)} damaged files; first {damaged[0]['path']}: {damaged[0]['problem']}.")
+        first = f"first {damaged[0]['path']}: {damaged[0]['problem']}"
+        run.event("phase", f"{counted(len(damaged), 'damaged file')}; {first}.")
         opened = _source(place, manifest, source)
         plan = _plan(opened, place, manifest, list(work.damaged))
         if work.shards:
             _refuse_other_pixels(place, manifest)
+            if connect is not None:
+                connect()
         work.put_plan(plan)
         work.make_shards(opened, plan, settings.num_actors)
         work.join()
     for path in extra:
         work.set_aside(path)
+    work.sweep()
+    if not damaged and not extra:
+        run.event("phase", "Nothing is damaged: nothing to do.")
     return {
         "ok": not work.damaged,
         "dataset": place.uri,
         "dataset_id": manifest.dataset_id,
         "repaired": sorted(work.repaired),
         "set_aside": extra,
+        "damaged_files_in": place.name(ASIDE) if next(place.walk(ASIDE), None) else None,
         "damages": [damage(path, why) for path, why in sorted(work.damaged.items())],
     }
 

@@ -22,6 +22,7 @@ from ingest.settings import IngestSettings
 from ingest.sources import detect
 from ingest.storage import Place
 from ingest.target import refuse_inside
+from ingest.words import counted
 
 COMPARED = ("key", "label", "length")
 SEALING = ("index", "statistics")
@@ -82,6 +83,7 @@ def retry_sealed(dataset: str, source: str, out: str, run: RunWriter) -> dict[st
     num_before = len(old.manifest.quarantine)
     settings = IngestSettings.model_validate({**old.manifest.settings, "max_bad": str(num_before)})
     plan = make_plan(opened, settings, pixel_fingerprint())
+    _warn_of_lost(old, plan, run)
     num_copied = 0
     if _begun(place, plan) and not place.exists(MANIFEST):
         num_copied = _copy_shards(old, place, plan, run)
@@ -126,6 +128,26 @@ def _begun(place: Place, plan: Plan) -> bool:
     return place.exists(PLAN) and place.get(PLAN) == plan_bytes(plan.record)
 
 
+def _warn_of_lost(old: Dataset, plan: Plan, run: RunWriter) -> None:
+    """Say so if pictures of the old dataset are not in the source any more: the new one will be smaller."""
+    lost: list[str] = []
+    for split in old.split_names:
+        now = set(plan.entries[split].column("key").to_pylist()) if split in plan.entries else set()
+        lost += [key for key in _entries(old, split).column("key").to_pylist() if key not in now]
+    if lost:
+        run.event(
+            "warning",
+            f"{counted(len(lost), 'key')} of the old dataset {'is' if len(lost) == 1 else 'are'} not in this source, "
+            f"first {lost[0]}: the new dataset is without.",
+            num_lost=len(lost), first=lost[0],
+        )  # fmt: skip
+
+
+def _entries(old: Dataset, split: str) -> pa.Table:
+    """The planned entries of a sealed dataset's split. Raises DamageError."""
+    return pa.ipc.open_file(pa.py_buffer(old.checked_bytes(f"plan/entries-{split}.arrow"))).read_all()
+
+
 def _copy_shards(old: Dataset, place: Place, plan: Plan, run: RunWriter) -> int:
     """Copy what would be made again of the same entries; how many shards."""
     before = json.loads(old.checked_bytes(PLAN))
@@ -139,7 +161,7 @@ def _copy_shards(old: Dataset, place: Place, plan: Plan, run: RunWriter) -> int:
             raise Interrupted("Stopped; what is copied is kept. The same command goes on from here.")
         num_copied += _copy(old, place, split, number)
         run.progress("copying", done, len(same), "shards", force=done == len(same))
-    run.event("phase", f"{num_copied} shards without bad pictures are copied; the others are converted.")
+    run.event("phase", f"Copied: {counted(num_copied, 'shard')} without bad pictures; the others are converted.")
     return num_copied
 
 
@@ -149,8 +171,7 @@ def _same_shards(old: Dataset, plan: Plan, split: str) -> Iterator[tuple[str, in
         return
     size = plan.samples_per_shard
     bad = {q.row // size for q in old.manifest.quarantine if q.split == split}
-    data = old.checked_bytes(f"plan/entries-{split}.arrow")
-    entries = pa.ipc.open_file(pa.py_buffer(data)).read_all().select(COMPARED)
+    entries = _entries(old, split).select(COMPARED)
     wanted = plan.entries[split].select(COMPARED)
     for number in range(plan.num_shards(split)):
         if number not in bad and entries.slice(number * size, size).equals(wanted.slice(number * size, size)):

@@ -31,6 +31,7 @@ from ingest.sources import Source, detect
 from ingest.storage import Place
 from ingest.tally import Tally
 from ingest.target import begun_plan, refuse_inside
+from ingest.words import counted
 
 if TYPE_CHECKING:
     from ingest.pool import Converted
@@ -123,7 +124,7 @@ def _planned(source: Source, dataset: Place, settings: IngestSettings, run: RunW
     num_shards = sum(plan.num_shards(split) for split in plan.entries)
     run.event(
         "planned",
-        f"{plan.num_entries:,} pictures in {len(plan.wnids)} classes, {num_shards} shards.",
+        f"{counted(plan.num_entries, 'picture')} in {counted(len(plan.wnids), 'class')}, {counted(num_shards, 'shard')}.",
         splits=plan.record["splits"], num_shards=num_shards, plan_hash=plan.record["plan_hash"],
     )  # fmt: skip
     return plan

@@ -43,7 +43,7 @@ def verify(dataset: str, settings: VerifySettings, run: RunWriter | None = None)
         "ok": not damages,
         "dataset": place.uri,
         "dataset_id": manifest.dataset_id,
-        "num_files": len(recorded_files(manifest)) + 1,
+        "num_files": crew.num_files,
         "num_samples": shards.num_samples,
         "num_quarantined": len(manifest.quarantine),
         "damages": sorted(damages, key=lambda d: d["path"]),
@@ -71,9 +71,9 @@ def extra_files(place: Place, manifest: Manifest) -> Iterator[Damage]:
 
 
 def crew_for(manifest: Manifest, run: RunWriter | None, phase: str) -> Crew:
-    """Threads for all files of a dataset."""
+    """Threads for all files of a dataset. Its manifest, which is read by now, is counted as done."""
     recorded = recorded_files(manifest)
-    return Crew(run, phase, len(recorded), max(file.size for file in recorded.values()))
+    return Crew(run, phase, len(recorded) + 1, max(file.size for file in recorded.values()), num_done=1)
 
 
 def recorded_files(manifest: Manifest) -> dict[str, StoredHash]:

@@ -14,6 +14,7 @@ from ingest.sources.source import Listing, Source
 from ingest.sources.tar_index import TarMember, tar_members
 from ingest.storage import Place
 from ingest.synsets import Synset, with_words
+from ingest.words import counted
 
 ARCHIVES = {s: f"ILSVRC2010_images_{s}.tar" for s in ("train", "val", "test")}
 PATCH = "patch_images.tar"
@@ -45,6 +46,7 @@ class Ilsvrc2010(Source):
             )
         self._kit = Devkit(place, DEVKIT, VAL_TRUTH, "ILSVRC2010_ID") if DEVKIT in present else None
         self.notes = tuple(self._remarks())
+        self._num_replaced: dict[str, int] = {}
 
     def _remarks(self) -> Iterator[str]:
         if not self._has_patch:
@@ -61,9 +63,15 @@ class Ilsvrc2010(Source):
         return [with_words(wnid) for wnid in class_names(self.place, ARCHIVES["train"])]
 
     def entries(self, split: str) -> Iterator[Entry]:
+        """Raises RefusedError at the end of the last split if the patch replaced nothing in any of them."""
+        num_replaced = 0
         for entry in self._published(split):
             patch = self._patches.get(stem(entry.key))
+            num_replaced += patch is not None
             yield Entry(entry.key, entry.wnid, PATCH, patch.offset, patch.length) if patch else entry
+        self._num_replaced[split] = num_replaced
+        if self._has_patch and len(self._num_replaced) == len(self._splits) and not any(self._num_replaced.values()):
+            self._refuse_idle_patch()
 
     def _published(self, split: str) -> Iterator[Entry]:
         """The pictures of a split without the patch."""
@@ -76,6 +84,14 @@ class Ilsvrc2010(Source):
             wnids = self._kit.wnids(self.place.get(TEST_TRUTH), self.place.name(TEST_TRUTH))
             return numbered_pictures(self.place, archive, "ILSVRC2010_test_", wnids, TEST_TRUTH)
         return (Entry(stem(m.name), "", archive, m.offset, m.length) for m in tar_members(self.place, archive))
+
+    def _refuse_idle_patch(self) -> None:
+        archives = ", ".join(ARCHIVES[split] for split in self._splits)
+        raise RefusedError(
+            f"{self.place.name(PATCH)}: holds {counted(len(self._patches), 'picture')}, and none by the name of one in "
+            f"{archives}, so that it replaces nothing. Fetch it again, or take it away to use the pictures as they were "
+            "first published"
+        )
 
     @cached_property
     def _patches(self) -> dict[str, TarMember]:

@@ -104,9 +104,7 @@ def test_a_cache_of_two_windows_is_enough_and_is_kept_to(upload: Upload, tiny_ra
 
 def test_a_window_that_the_cache_cannot_hold_is_refused(upload: Upload, tiny_raw_dataset: str, tmp_path: Path) -> None:
     uri = upload(tiny_raw_dataset)
-    with pytest.raises(
-        RefusedError, match=r"two windows of 2 shards take .* smaller window"
-    ):
+    with pytest.raises(RefusedError, match=r"two windows of 2 shards take .* smaller window"):
         Loader(uri, settings(tmp_path, window=2, cache_gb=0.009))
     with pytest.raises(RefusedError, match="set a window of shards within which the order permutes"):
         Loader(uri, settings(tmp_path, cache_gb=0.009))

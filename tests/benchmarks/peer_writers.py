@@ -129,7 +129,7 @@ def mds(samples: list[Sample], out: Path) -> tuple[Work, Read]:
         "transformers.models", "transformers.models.auto", "transformers.models.auto.tokenization_auto",
         "torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional",
     ):  # fmt: skip
-        sys.modules[name] = _Unused(name)
+        sys.modules[name] = Unused(name)
     import streaming
     from streaming.base.util import merge_index
 
@@ -179,7 +179,7 @@ PEERS = {"ray-data": ray_data, "datasets": hf_datasets, "streaming": mds, "webda
 PACKAGES = ("ray", "datasets", "mosaicml-streaming", "webdataset", "pyarrow", "numpy", "torch", "pillow-simd", "pillow")
 
 
-class _Unused(types.ModuleType):
+class Unused(types.ModuleType):
     """A package that a peer imports and this benchmark never reaches: whatever is asked of it is an empty class."""
 
     __path__ = ()

@@ -96,7 +96,7 @@ def test_a_retry_before_the_seal_is_in_place_and_says_what_to_do_next(copied: Pa
     assert "--out new" in capsys.readouterr().err
     assert run(["quarantine", "retry", f"{copied}/dataset", "--source", f"{copied}/source"]) == 0
     told = capsys.readouterr().out
-    assert "1 verdicts dropped; 1 shards will be made again" in told
+    assert "1 verdict dropped; 1 shard will be made again" in told
     assert f"`tench ingest {copied}/source {copied}/dataset`" in told
     assert not list((copied / "dataset/quarantine").iterdir())
 

@@ -4,16 +4,19 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.commands import Outcome, execute
-from cluster.settings import IngestRequest, VerifyRequest
+from cluster.settings import IngestRequest, RepairRequest, VerifyRequest
 from ingest.errors import BudgetError, DamageError, Interrupted, RefusedError, TenchError, UsageError
 from ingest.progress import RunWriter
 from ingest.storage import Place
+from tests.cluster.served import environment
 from tests.conftest import TinySource
 
 
@@ -68,6 +71,76 @@ def test_damage_is_4_and_names_the_file(run: RunWriter, tiny_dataset: str, tmp_p
     outcome = execute(VerifyRequest(dataset=str(dataset)), run)
     ended(run, outcome, "failed", 4, "train/00000.arrow")
     assert "train/00000.arrow" in [d["path"] for d in recorded(run)["facts"]["damages"]]
+
+
+REMEDY = "`tench repair DATASET --source SOURCE` gives damaged files their recorded bytes again"
+UNDAMAGED = "the dataset itself is undamaged; is this its source?"
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["a"], f"1 finding of damage in 1 file (a); {REMEDY}"),
+        (["a", "a"], f"2 findings of damage in 1 file (a); {REMEDY}"),
+        (["b", "a", "b"], f"3 findings of damage in 2 files (first a); {REMEDY}"),
+        (["/s"], f"1 difference from /s; {UNDAMAGED}"),
+        (["/s", "/s"], f"2 differences from /s; {UNDAMAGED}"),
+        (["/s", "a", "/s"], f"1 finding of damage in 1 file (a); 2 differences from /s; {REMEDY}"),
+    ],
+)
+def test_damage_is_counted_apart_from_what_differs_from_a_source(
+    run: RunWriter, monkeypatch: pytest.MonkeyPatch, paths: list[str], said: str
+) -> None:
+    facts = {"ok": False, "damages": [{"path": path, "problem": "p"} for path in paths]}
+    monkeypatch.setattr("ingest.verify.verify", lambda *arguments: facts)
+    outcome = execute(VerifyRequest(dataset="/d", source="/s/"), run)
+    ended(run, outcome, "failed", 4)
+    assert outcome.error == said
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"), [(["a"], "1 file is still damaged (a)"), (["a", "b"], "2 files are still damaged (first a)")]
+)
+def test_a_repair_says_how_many_files_are_still_damaged(
+    run: RunWriter, monkeypatch: pytest.MonkeyPatch, paths: list[str], said: str
+) -> None:
+    facts = {"ok": False, "damages": [{"path": path, "problem": "p"} for path in paths]}
+    monkeypatch.setattr("ingest.repair.repair", lambda *arguments: facts)
+    outcome = execute(RepairRequest(dataset="/d", source="/s"), run)
+    assert (outcome.exit_code, outcome.error) == (4, said)
+
+
+def test_a_whole_dataset_is_repaired_without_ray(tiny_dataset: str, tmp_path: Path) -> None:
+    command = ["repair", tiny_dataset, "--source", f"{tmp_path}/none"]
+    script = f"""
+import sys
+from cluster.cli import run
+assert run({command!r}) == 0
+sys.exit("ray was loaded" if "ray" in sys.modules else 0)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False,
+        env=environment(TENCH_HOME=f"{tmp_path}/home"),
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "Nothing is damaged: nothing to do." in ended.stderr
+    assert "repaired 0" in " ".join(ended.stdout.split())
+
+
+@pytest.mark.slow
+def test_a_damaged_shard_is_repaired_with_a_ray_that_is_started_then(
+    tiny_dataset: str, tiny_source: TinySource, tmp_path: Path
+) -> None:
+    dataset = copy_of(tiny_dataset, tmp_path)
+    (dataset / "train/00000.arrow").write_bytes(b"damaged")
+    ended = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", "repair", str(dataset), "--source", str(tiny_source.folders)],
+        capture_output=True, text=True, timeout=200, check=False, env=environment(TENCH_HOME=f"{tmp_path}/home"),
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "Starting Ray on this machine" in ended.stderr
+    told = " ".join(ended.stdout.split())
+    assert f"repaired 1 set aside 0 damaged files in {dataset}/damaged" in told
 
 
 def test_a_manifest_that_was_changed_is_4(run: RunWriter, tiny_dataset: str, tmp_path: Path) -> None:

@@ -78,6 +78,21 @@ def test_a_missing_patch_is_said_and_the_first_pictures_are_taken(tmp_path: Path
     assert _pictures(source, "train")[f"{FOX}/{FOX}_12"] == b"n02119789 12"
 
 
+def test_a_patch_that_replaces_nothing_is_refused(tmp_path: Path) -> None:
+    other = archives.tar_bytes([(f"patch_images/train/{FOX}_{n}.JPEG", b"other") for n in (98, 99)])
+    words = rf"{PATCH}: holds 2 pictures, and none by the name of one in {TRAIN}, {VAL}, {TEST}.*take it away"
+    with pytest.raises(RefusedError, match=words):
+        make_plan(_source(tmp_path, **{PATCH: other}), IngestSettings(), "0" * 64)
+
+
+@pytest.mark.parametrize("name", [f"{FOX}_12", "ILSVRC2010_val_00000002", "ILSVRC2010_test_00000001"])
+def test_a_patch_that_replaces_one_picture_of_one_split_is_taken(name: str, tmp_path: Path) -> None:
+    one = archives.tar_bytes([("other.JPEG", b"-"), (f"{name}.JPEG", b"a better picture")])
+    plan = make_plan(_source(tmp_path, **{PATCH: one}), IngestSettings(), "0" * 64)
+    lengths = [n for table in plan.entries.values() for n in table.column("length").to_pylist()]
+    assert lengths.count(len(b"a better picture")) == 1
+
+
 def test_test_pictures_without_ground_truth_have_no_labels_and_it_is_said(tmp_path: Path) -> None:
     source = _source(tmp_path, TEST_TRUTH)
     assert source.notes == (f"{TEST_TRUTH} is not there: the test pictures have no labels",)

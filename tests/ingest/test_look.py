@@ -53,6 +53,13 @@ def test_each_column_of_the_sheet_shows_the_pictures_of_one_class(coloured: str)
     assert (sheet[:GAP] == 255).all()
 
 
+def test_the_sheet_is_as_high_as_its_fullest_column(coloured: str) -> None:
+    full, low = (contact_sheet(coloured, columns=3, rows=rows, tile=TILE) for rows in (100, 3))
+    assert full.shape == (4 * (TILE + GAP) + GAP, 3 * (TILE + GAP) + GAP, 3)
+    assert low.shape[0] == 3 * (TILE + GAP) + GAP
+    np.testing.assert_array_equal(_tile(full, 2, 2), _tile(low, 2, 2))
+
+
 def test_the_sheet_of_a_jpeg_dataset_shows_its_samples(tiny_dataset: str) -> None:
     sheet = contact_sheet(tiny_dataset, "val", columns=10, rows=3, tile=TILE)
     assert sheet.shape == (3 * (TILE + GAP) + GAP, 10 * (TILE + GAP) + GAP, 3)

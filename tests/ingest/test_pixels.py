@@ -121,6 +121,19 @@ def test_gzip_that_grows_without_end_is_refused_before_it_does() -> None:
     assert refused.value.code == "too large"
 
 
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ((30_000, 30_000), "900,000,000 pixels; at most 100,000,000 are decoded"),
+        ((12_000, 10_000), "12000 x 10000 pixels; at most 100,000,000 are decoded"),
+    ],
+)
+def test_a_picture_that_is_too_large_is_refused_in_our_words(size: tuple[int, int], said: str) -> None:
+    with pytest.raises(PictureError) as refused:
+        rescale(file_of(Image.new("1", size)), FULL)
+    assert (refused.value.code, refused.value.message) == ("too large", said)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "MPO", "gzip"]), st.data())
 def test_whatever_the_bytes_there_is_a_picture_or_a_reason(kind: str, data: st.DataObject) -> None:

@@ -141,12 +141,15 @@ def test_only_what_is_damaged_is_moved(
     spoilt = flip(dataset / "train/00002.arrow")
     facts = repaired(dataset, tiny_source.folders)
     assert (facts["repaired"], facts["set_aside"]) == (["train/00002.arrow"], [])
+    assert facts["damaged_files_in"] == f"{dataset}/damaged"
     assert contents(dataset) == before
     assert aside(dataset) == {"train/00002.arrow": spoilt}
     changed = {path for path, inode in inodes.items() if (dataset / path).stat().st_ino != inode}
     assert changed <= {"train/00002.arrow"}
-    told = [e.data["path"] for e in RunReader(repaired.place).events() if e.kind == "repaired"]
-    assert told == ["train/00002.arrow"]
+    told = list(RunReader(repaired.place).events())
+    assert [e.data["path"] for e in told if e.kind == "repaired"] == ["train/00002.arrow"]
+    assert any(e.text.startswith("1 damaged file; first train/00002.arrow: same size") for e in told)
+    assert [p.name for p in sorted((dataset / "damaged").rglob("*"))] == ["train", "00002.arrow"]
 
 
 def test_a_whole_dataset_is_left_alone_and_its_source_not_even_opened(
@@ -156,7 +159,22 @@ def test_a_whole_dataset_is_left_alone_and_its_source_not_even_opened(
     before = contents(dataset)
     facts = repaired(dataset, tmp_path / "no such source")
     assert (facts["ok"], facts["repaired"], facts["set_aside"], facts["damages"]) == (True, [], [], [])
-    assert (contents(dataset), aside(dataset)) == (before, {})
+    assert (contents(dataset), aside(dataset), facts["damaged_files_in"]) == (before, {}, None)
+    assert "Nothing is damaged: nothing to do." in [e.text for e in RunReader(repaired.place).events()]
+
+
+def test_ray_is_connected_only_for_shards_that_are_to_be_made_again(
+    tiny_dataset: str, copied: Callable[[str], Path], tiny_source: TinySource, tmp_path: Path
+) -> None:
+    dataset = copied(tiny_dataset)
+    connected: list[str] = []
+    for path in ("plan.json", "index/val.arrow", "train/00000.arrow"):
+        (dataset / path).unlink()
+        run = RunWriter.begin(Place(tmp_path / "run"), "repair", {})
+        settings = RepairSettings(num_actors=1)
+        repair(str(dataset), str(tiny_source.folders), settings, run, lambda path=path: connected.append(path))  # type: ignore[misc]
+    assert connected == ["train/00000.arrow"]
+    assert not (dataset / "damaged").exists()
 
 
 def test_foreign_files_are_set_aside_without_the_source(

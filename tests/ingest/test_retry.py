@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ingest.errors import BudgetError, RefusedError, UsageError
-from ingest.progress import RunWriter
+from ingest.progress import RunReader, RunWriter
 from ingest.recentre import recentre
 from ingest.retry import drop_verdicts, is_sealed, listed, retry_sealed
 from ingest.settings import RecentreSettings, VerifySettings
@@ -43,7 +43,10 @@ def retry(ray_session: None, tmp_path: Path) -> Retry:
     """Retry a sealed dataset; the facts."""
 
     def run(dataset: Path, source: Path, out: Path) -> dict[str, Any]:
-        return retry_sealed(str(dataset), str(source), str(out), RunWriter.begin(Place(tmp_path / "run"), "retry", {}))
+        writer = RunWriter.begin(Place(tmp_path / "run"), "retry", {})
+        facts = retry_sealed(str(dataset), str(source), str(out), writer)
+        writer.flush()
+        return facts
 
     return run
 
@@ -155,6 +158,28 @@ def test_a_source_with_other_keys_is_converted_anew_where_it_differs(
     fresh = convert(source, tmp_path / "fresh", max_bad="2", **SMALL)
     assert facts["dataset_id"] == fresh["dataset_id"]
     assert facts["num_shards_copied"] >= 2  # those of val
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ((0, 1, 2, 3), "4 keys of the old dataset are not in this source, first n1/"),
+        ((2,), "1 key of the old dataset is not in this source, first n1/2: "),
+        ((), None),
+    ],
+)
+def test_a_source_that_lacks_pictures_of_the_old_dataset_is_warned_of(
+    gone: tuple[int, ...], said: str | None, source: Path, convert: Convert, retry: Retry, tmp_path: Path
+) -> None:
+    convert(source, tmp_path / "old", max_bad="2", **SMALL)
+    for at in gone:
+        (source / f"train/n1/{at}.JPEG").unlink()
+    facts = retry(tmp_path / "old", source, tmp_path / "new")
+    assert facts["num_samples"] == 24 - len(gone)
+    events = [(e.kind, e.text) for e in RunReader(Place(tmp_path / "run")).events()]
+    warned = [text for kind, text in events if kind == "warning" and "old dataset" in text]
+    assert [text.startswith(str(said)) for text in warned] == ([True] if said else [])
+    assert all(events.index(("warning", text)) < [kind for kind, _ in events].index("planned") for text in warned)
 
 
 def test_damage_is_not_copied(source: Path, convert: Convert, retry: Retry, tmp_path: Path) -> None:
