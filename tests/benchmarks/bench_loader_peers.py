@@ -161,9 +161,10 @@ def main(folder: Path) -> None:
             rounds.append({key: row.run(EPOCHS[key[0]], wanted(key[1], classes)) for key, row in rows.items()})
             print(f"round {number + 1}:", {" ".join(k): round(r.cpu_s, 2) for k, r in rounds[-1].items()}, flush=True)
         versions = {name: row.begun["versions"] for (_, name), row in rows.items()}
-    figures = {"source": words, "samples": sum(classes), "rounds": ROUNDS, "epochs_a_round": EPOCHS}
-    missing = {"ffcv_missing": _why_not(folder).read_text()} if _why_not(folder).exists() else {}
-    report.write("loader-peers", {**figures, **missing, **summary(rounds, sum(classes)), "versions": versions}, NOTES)
+        figures = {"source": words, "samples": sum(classes), "rounds": ROUNDS, "epochs_a_round": EPOCHS}
+        missing = {"ffcv_missing": _why_not(folder).read_text()} if _why_not(folder).exists() else {}
+        # Before the rows end, which some of them take long to do.
+        report.write("loader-peers", {**figures, **missing, **summary(rounds, sum(classes)), "versions": versions}, NOTES)
 
 
 def _material(out: Path) -> tuple[str, list[int]]:
