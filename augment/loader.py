@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from augment.batches import Batch, BatchMaker, Share
+from augment.batches import Batch, BatchMaker
 from augment.ledger import Ledger
 from augment.order import order_facts, order_id
+from augment.planner import Planner, Share
 from augment.producer import Producer
 from augment.reader import PayloadReader
 from augment.settings import LoaderSettings
@@ -65,13 +66,14 @@ class Loader:
         self._remote = None if self.dataset.place.is_local else RemoteShards(self.split, self.settings)
         map_shard = self._remote.map_shard if self._remote else self.split.map_shard
         self._reader = PayloadReader(self.split, map_shard, settings.damaged == "replace")
-        self._maker = BatchMaker(self.split, self._reader, self.settings, (rank, world_size), self.device, views)
+        self._planner = Planner(self.split, self.settings, rank, world_size, views)
+        self._maker = BatchMaker(self._planner, self._reader, self.device)
         self._producer: Producer | None = None
         self._epoch, self._step, self._first_step = 0, 0, 0
 
     def __len__(self) -> int:
         """Steps of an epoch: the same on every rank and in every epoch."""
-        return self._maker.num_steps
+        return self._planner.num_steps
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next iteration runs: from its first step, unless a state of this epoch was loaded."""
@@ -100,7 +102,7 @@ class Loader:
 
     def share(self, step: int) -> Share:
         """Which samples of global batch `step` of the epoch are this rank's."""
-        return self._maker.share(self._epoch, step)
+        return self._planner.share(self._epoch, step)
 
     def step_rows(self, step: int) -> npt.NDArray[np.int64]:
         """Places of this rank's samples in global batch `step` of the epoch, int64 (n,)."""
@@ -108,7 +110,7 @@ class Loader:
 
     def expected_ledger(self, first_step: int = 0) -> Ledger:
         """What the ledgers of all ranks add up to at the end of the epoch, from a step on: from the order alone."""
-        return self._maker.expected_ledger(self._epoch, first_step)
+        return self._planner.expected_ledger(self._epoch, first_step)
 
     @property
     def damaged(self) -> dict[int, str]:

@@ -38,7 +38,7 @@ class Producer:
         fetch_ahead: Callable[[list[int]], None] | None = None,
     ) -> None:
         self._maker, self._epoch, self._device = maker, epoch, device
-        self._steps = range(first_step, maker.num_steps)
+        self._steps = range(first_step, maker.planner.num_steps)
         self._fetch_ahead = fetch_ahead
         self._made: queue.Queue[_Made | BaseException] = queue.Queue(maker.settings.prefetch)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -96,7 +96,7 @@ class Producer:
 
     def _make_all(self, workers: Workers) -> None:
         under_way: list[Begun] = []
-        planned = self._maker.planned(self._epoch, self._steps)
+        planned = self._maker.planner.planned(self._epoch, self._steps)
         following = next(planned, None)
         for step in self._steps:
             self._look_ahead(step)
@@ -112,9 +112,9 @@ class Producer:
 
     def _look_ahead(self, step: int) -> None:
         """Four times a window, say which shards come next."""
-        quarter = max(1, self._maker.steps_of_window // 4)
+        quarter = max(1, self._maker.planner.steps_of_window // 4)
         if self._fetch_ahead is not None and (step - self._steps.start) % quarter == 0:
-            self._fetch_ahead(self._maker.shards_ahead(self._epoch, step))
+            self._fetch_ahead(self._maker.planner.shards_ahead(self._epoch, step))
 
     def _made_of(self, begun: Begun, workers: Workers) -> _Made:
         if self._stream is None:

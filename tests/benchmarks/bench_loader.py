@@ -15,6 +15,7 @@ from augment.batches import BatchMaker
 from augment.graph import decoded
 from augment.loader import Loader
 from augment.pipeline import IN_FLIGHT, Background
+from augment.planner import Planner
 from augment.reader import PayloadReader
 from augment.settings import LoaderSettings
 from augment.workers import Workers
@@ -103,12 +104,13 @@ def _feed(opened: dict[str, Dataset]) -> dict[str, float]:
         split = found.split("train")
         settings = _settings("uint8", FEED_THREADS)
         reader = PayloadReader(split, split.map_shard, replace=False)
-        maker = BatchMaker(split, reader, settings, (0, 1), torch.device("cpu"), 0)
+        planner = Planner(split, settings, 0, 1, 0)
+        maker = BatchMaker(planner, reader, torch.device("cpu"))
         workers = Workers(FEED_THREADS)
         seconds = []
         for epoch in range(TIMES + 1):
             started = time.thread_time()
-            for planned in maker.planned(epoch, range(maker.num_steps)):
+            for planned in planner.planned(epoch, range(planner.num_steps)):
                 reader.read_ahead(planned.share.rows)
                 maker.complete(maker.begin(planned, workers), workers)
             seconds.append(time.thread_time() - started)
