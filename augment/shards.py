@@ -17,41 +17,53 @@ from ingest.errors import RefusedError, TenchError
 class RemoteShards:
     """Maps shards by number, as `Split.map_shard` does for a local dataset.
 
-    At most a window of shards stays mapped, so that the cache may remove those of the window before. Raises RefusedError
-    if the cache cannot hold two windows (ranks of one node may stand on both sides of a border), or, without windows,
-    all shards.
+    Shards of two windows stay mapped at most, those of the one before until they are not among the coming ones any more:
+    then the cache may remove them. Raises RefusedError if it cannot hold two windows (a batch, or the ranks of one node,
+    may stand on both sides of a border), or, without windows, all shards.
     """
 
     def __init__(self, split: Split, settings: LoaderSettings) -> None:
         self._split = split
-        self._num_mapped = settings.window or len(split.shards)
+        self._most_mapped = 2 * settings.window or len(split.shards)
         _refuse_what_does_not_fit(split, settings)
         self._cache = ShardCache(Path(settings.cache).expanduser(), _limit(settings))
         self._maps: OrderedDict[int, Bytes] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
 
     def map_shard(self, number: int) -> Bytes:
         """A shard's bytes, uint8; waits until it is here. Raises DamageError, RefusedError, TenchError (no connection)."""
+        if (found := self._mapped(number)) is not None:
+            return found
+        with self._one_at_a_time:  # So that no two make room for the same.
+            found = self._mapped(number)
+            return self._map(number) if found is None else found
+
+    def fetch_ahead(self, numbers: Sequence[int]) -> None:
+        """Fetch shards in the background, in this order. What is mapped and not among them is let go."""
+        with self._lock:
+            for number in self._maps.keys() - set(numbers):
+                del self._maps[number]
+        self._cache.fetch_ahead(self._split.dataset.place, [self._split.shards[number] for number in numbers])
+
+    def _mapped(self, number: int) -> Bytes | None:
         with self._lock:
             if number in self._maps:
                 self._maps.move_to_end(number)
-                return self._maps[number]
-        place = self._split.dataset.place
+            return self._maps.get(number)
+
+    def _map(self, number: int) -> Bytes:
+        with self._lock:
+            while len(self._maps) >= self._most_mapped:
+                self._maps.popitem(last=False)
+        place, shard = self._split.dataset.place, self._split.shards[number]
         try:
-            found = self._cache.map(place, self._split.shards[number])
+            found = self._cache.map(place, shard)
         except BaseError as error:
-            raise TenchError(
-                f"{place.name(self._split.shards[number].path)}: cannot be fetched ({str(error).splitlines()[0]})"
-            ) from error
+            words = f"{place.name(shard.path)}: cannot be fetched ({str(error).splitlines()[0]})"
+            raise TenchError(words) from error
         with self._lock:
             self._maps[number] = found
-            while len(self._maps) > self._num_mapped:
-                self._maps.popitem(last=False)
         return found
-
-    def fetch_ahead(self, numbers: Sequence[int]) -> None:
-        """Fetch shards in the background, in this order."""
-        self._cache.fetch_ahead(self._split.dataset.place, [self._split.shards[number] for number in numbers])
 
     def close(self) -> None:
         """End the background work and let go of what is mapped."""
