@@ -114,11 +114,11 @@ def _repair(request: RepairRequest, run: RunWriter) -> dict[str, Any]:
 
 def _ray_of_this_process(num_actors: int | None, run: RunWriter) -> AbstractContextManager[None]:
     """The Ray that is connected; else the one that started this process as a job, or one of its own."""
-    import ray
-
     from cluster.ray_session import join_ray, own_ray
 
-    if ray.is_initialized():
+    # Ray reads its environment when it is imported: here it may not be, before `own_ray` has set that.
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
         return nullcontext()
     if "TENCH_RUN" in os.environ:
         return join_ray()
