@@ -13,9 +13,8 @@ from augment.graph import WholeGraph, decoded
 from augment.ledger import Ledger
 from augment.pipeline import Background, Inputs
 from augment.planner import Planned, Planner
-from augment.reader import Bytes, PayloadReader, Rows
+from augment.reader import Bytes, PayloadReader, Rows, stored_picture
 from augment.workers import Workers
-from ingest.centring import INT16
 from ingest.errors import DamageError
 
 NOTHING = np.empty(0, np.uint8)
@@ -84,7 +83,7 @@ class BatchMaker:
     def complete(self, begun: Begun, workers: Workers) -> tuple[Batch, Ledger]:
         """The batch, and what was delivered with it. Raises DamageError if a payload is damaged or not decodable."""
         share, choices, hashes = begun.planned
-        delivered = begun.delivered.copy()
+        delivered = begun.delivered
         images = self._images(begun, delivered, workers)
         if self.views > 1:
             images = images.view(len(delivered), self.views, *images.shape[1:])
@@ -107,14 +106,11 @@ class BatchMaker:
 
     def _stored(self, delivered: Rows) -> Picture:
         """Pictures as they lie in their shards, checked when they are asked for."""
-        side = self.split.dataset.side
+        kind, side = self.split.dataset.payload, self.split.dataset.side
 
         def picture(i: int) -> torch.Tensor:
             payload, delivered[i] = self.reader.payload(int(delivered[i]))
-            if len(payload) == 3 * side * side:
-                return torch.from_numpy(payload).view(side, side, 3)
-            # Copied: in a shard 16-bit values may begin at an odd byte.
-            return torch.from_numpy(payload.copy().view(INT16)).view(side, side, 3)
+            return torch.from_numpy(stored_picture(payload, kind, side))
 
         return picture
 

@@ -1,9 +1,9 @@
 """What DALI does with a batch: decode it, or the whole of a sample's way up to what the network gets.
 
 On a CPU the loader only decodes here: cropping and flipping whole pictures afterwards, in the finish, costs less than
-DALI's own operators (the benchmark of the loader shows both). On a GPU the whole graph is the default: pictures are
-decoded by the CPU's decoder, whose pixels are the reference's, and travel whole. The tests run the same graph on a CPU
-and hold it to the reference bit for bit. It makes one crop of each picture: ten views are not for it.
+DALI's own operators (the benchmark beside the peers has a pipeline that uses them). On a GPU the whole graph is the
+default: pictures are decoded by the CPU's decoder, whose pixels are the reference's, and travel whole. The tests run the
+same graph on a CPU and hold it to the reference bit for bit. It makes one crop of each picture: ten views are not for it.
 """
 
 from typing import Any
@@ -15,9 +15,9 @@ import torch
 from augment.choices import Choices
 from augment.finish import mean_image
 from augment.pipeline import Inputs, scalars
-from augment.reader import Bytes
+from augment.reader import Bytes, stored_picture
 from augment.settings import LoaderSettings
-from ingest.centring import INT16, SCALE
+from ingest.centring import SCALE
 
 
 def decoded() -> Any:
@@ -53,7 +53,9 @@ class WholeGraph:
         fed = {"start": list(start), "mirror": scalars(choices.mirror.astype(np.int32))}
         if self._settings.output != "uint8":
             fed["offset"] = list(choices.offset)
-        return {"picture": [self._shaped(payload) for payload in payloads], **fed}
+        if self._payload == "jpeg":
+            return {"picture": list(payloads), **fed}
+        return {"picture": [stored_picture(payload, self._payload, self._side) for payload in payloads], **fed}
 
     def __call__(self) -> Any:
         """Defines the graph, inside a pipeline."""
@@ -90,14 +92,6 @@ class WholeGraph:
             return decoded()
         kind = types.INT16 if self._payload == "centered" else types.UINT8
         return fn.external_source(name="picture", dtype=kind, ndim=3, layout="HWC", no_copy=True)
-
-    def _shaped(self, payload: Bytes) -> npt.NDArray[Any]:
-        if self._payload == "jpeg":
-            return payload
-        if self._payload == "raw":
-            return payload.reshape(self._side, self._side, 3)
-        # Copied: in a shard 16-bit values may begin at an odd byte.
-        return payload.copy().view(INT16).reshape(self._side, self._side, 3)
 
     def _here(self, value: Any) -> Any:
         """A value on the graph's device. Arguments of operators stay on the CPU."""

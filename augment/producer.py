@@ -112,8 +112,10 @@ class Producer:
 
     def _look_ahead(self, step: int) -> None:
         """Four times a window, say which shards come next."""
+        if self._fetch_ahead is None:
+            return
         quarter = max(1, self._maker.planner.steps_of_window // 4)
-        if self._fetch_ahead is not None and (step - self._steps.start) % quarter == 0:
+        if (step - self._steps.start) % quarter == 0:
             self._fetch_ahead(self._maker.planner.shards_ahead(self._epoch, step))
 
     def _made_of(self, begun: Begun, workers: Workers) -> _Made:

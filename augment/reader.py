@@ -12,6 +12,7 @@ import numpy.typing as npt
 import psutil
 from crc32c import crc32c
 
+from ingest.centring import INT16
 from ingest.dataset import Split
 from ingest.errors import DamageError
 
@@ -97,6 +98,14 @@ class PayloadReader:
             if (mapped := _mapping(shard)) is not None:
                 mapped.madvise(mmap.MADV_WILLNEED)
         return shard
+
+
+def stored_picture(payload: Bytes, kind: str, side: int) -> npt.NDArray[np.uint8] | npt.NDArray[np.int16]:
+    """(side, side, 3) of a payload that is no JPEG: uint8 in place (raw), or int16, 128 x (pixel - mean) (centered)."""
+    if kind == "raw":
+        return payload.reshape(side, side, 3)
+    # Copied: in a shard 16-bit values may begin at an odd byte.
+    return payload.copy().view(INT16).reshape(side, side, 3)
 
 
 def by_place(split: Split, rows: Rows) -> Rows:

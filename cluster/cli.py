@@ -3,7 +3,6 @@
 Nothing heavy is imported before a command needs it: `tench --help` answers at once.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from augment.settings import LoaderSettings
 from cluster import cli_jobs, cli_quarantine, cli_sheet
-from cluster.cli_jobs import Flat, Json
+from cluster.cli_jobs import Flat, Json, print_json
 from cluster.settings import EvaluateRequest, IngestRequest, RecentreRequest, RepairRequest, TrainRequest, VerifyRequest
 from cluster.words import misfit_words
 from ingest.errors import RefusedError, TenchError, UsageError
@@ -122,7 +121,7 @@ def inspect(
         write(dataset, Path(path), split)
         print(f"wrote {path}", file=sys.stderr)
     if json:
-        _print_json(facts)
+        print_json(facts)
     else:
         print("\n".join(summary_lines(facts)))
     return 0
@@ -200,7 +199,7 @@ def train(
     if dry_run:
         from trainer.launch import plan_only
 
-        _print_json(plan_only(dataset, settings))
+        print_json(plan_only(dataset, settings))
         return 0
     folder = run or _home_run("train")
     _refuse_existing(folder, resume)
@@ -327,7 +326,7 @@ def _say(facts: dict[str, Any], as_json: bool, before: Sequence[str] = ()) -> in
     from cluster.display import facts_lines
 
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
         print("\n".join([*before, *facts_lines(facts)]))
     return 0
@@ -336,14 +335,10 @@ def _say(facts: dict[str, Any], as_json: bool, before: Sequence[str] = ()) -> in
 def _complain(exit_code: int, message: str, as_json: bool, facts: dict[str, Any] | None = None) -> int:
     print(f"tench: {message}", file=sys.stderr)
     if as_json:
-        _print_json({**(facts or {}), "error": message, "exit_code": exit_code})
+        print_json({**(facts or {}), "error": message, "exit_code": exit_code})
     elif damages := (facts or {}).get("damages"):
         print("\n".join(f"{known['path']}: {known['problem']}" for known in damages))
     return exit_code
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _home_run(kind: str) -> str:

@@ -78,7 +78,7 @@ def list_jobs(*, state: State | None = None, json: Json = False) -> int:
 
     found = Client.from_environment().jobs(state)
     if json:
-        return _print({"jobs": found})
+        return print_json({"jobs": found})
     for job in found:
         print(f"{job['id']}  {job['state']:<9}  {job['kind']:<8}  {_progress(job)}")
     return 0
@@ -89,7 +89,7 @@ def show(job: JobId) -> int:
     """Print everything that is known of a job, as JSON."""
     from cluster.client import Client
 
-    return _print(Client.from_environment().job(job))
+    return print_json(Client.from_environment().job(job))
 
 
 @jobs.command
@@ -134,7 +134,7 @@ def list_datasets(*, json: Json = False) -> int:
 
     found = Client.from_environment().datasets()
     if json:
-        return _print({"datasets": found})
+        return print_json({"datasets": found})
     for dataset in found:
         print(f"{dataset['dataset_id'][:16]}  {dataset['num_samples']:>9,} samples  {dataset['uri']}")
     return 0
@@ -190,7 +190,7 @@ def _submit(kind: str, settings: Settings, after: str | None, priority: int, as_
     values |= {name: Place(values[name]).uri for name in PLACES if values.get(name)}
     job = Client.from_environment().submit(kind, values, after, priority)
     if as_json:
-        return _print(job)
+        return print_json(job)
     print(job["id"])
     print(f"`tench jobs watch {job['id']}` follows it.", file=sys.stderr)
     return 0
@@ -209,6 +209,7 @@ def _progress(job: dict[str, Any]) -> str:
     return progress_words(Progress(**job["progress"])) if job["progress"] else ""
 
 
-def _print(value: Any) -> int:
+def print_json(value: Any) -> int:
+    """One JSON object on standard output; the exit code 0."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
     return 0

@@ -1,12 +1,10 @@
 """Command line of the quarantine: list what could not be decoded, try it again."""
 
-import json
 from dataclasses import asdict
-from typing import Any
 
 from cyclopts import App
 
-from cluster.cli_jobs import Json
+from cluster.cli_jobs import Json, print_json
 from cluster.settings import RetryRequest
 from ingest.errors import UsageError
 from ingest.words import counted
@@ -32,7 +30,7 @@ def list_verdicts(dataset: str, *, json: Json = False) -> int:
 
     verdicts = listed(dataset)
     if json:
-        return _print({"dataset": dataset, "quarantine": [asdict(v) for v in verdicts]})
+        return print_json({"dataset": dataset, "quarantine": [asdict(v) for v in verdicts]})
     if not verdicts:
         print("Nothing is in quarantine.")
         return 0
@@ -68,7 +66,7 @@ def retry(dataset: str, *, source: str | None = None, out: str | None = None, js
         )
     facts = drop_verdicts(dataset)
     if json:
-        return _print(facts)
+        return print_json(facts)
     again = f"tench ingest {source or 'SOURCE'} {dataset}"
     print(
         f"{counted(facts['num_dropped'], 'verdict')} dropped; {counted(facts['num_shards'], 'shard')} will be made again."
@@ -89,8 +87,3 @@ def _retry_sealed(dataset: str, source: str | None, out: str | None, as_json: bo
             "--out NEW to make a new dataset with these pictures tried again"
         )
     return _run("retry", RetryRequest(dataset=dataset, source=source, out=out), _home_run("retry"), as_json)
-
-
-def _print(value: dict[str, Any]) -> int:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-    return 0

@@ -1,13 +1,12 @@
 """Command line of the augmentation sheet: samples as stored, beside what the network sees of them."""
 
-import json
 import sys
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from augment.settings import LoaderSettings
-from cluster.cli_jobs import Json
+from cluster.cli_jobs import Json, print_json
 from ingest.errors import UsageError
 
 LOADER_DEFAULTS = LoaderSettings()
@@ -68,9 +67,5 @@ def augment_sheet(
     sheet.write_png(pixels, out)
     print(f"wrote {out}", file=sys.stderr)
     if json:
-        _print({"picture": out, "height": pixels.shape[0], "width": pixels.shape[1]})
+        print_json({"picture": out, "height": pixels.shape[0], "width": pixels.shape[1]})
     return 0
-
-
-def _print(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -11,8 +11,7 @@ import torch
 from augment.loader import Loader
 from augment.settings import LoaderSettings
 from ingest.errors import DamageError
-from tests.augment.stored import Stored
-from tests.augment.test_loader import VARIANTS, batches, expected
+from tests.augment.test_loader import VARIANTS, batches, check_against_the_reference
 
 NAMES = ["tiny_dataset", "tiny_raw_dataset", "tiny_raw_tfrecord_dataset"]
 
@@ -22,12 +21,7 @@ NAMES = ["tiny_dataset", "tiny_raw_dataset", "tiny_raw_tfrecord_dataset"]
 def test_the_whole_graph_equals_the_reference_bit_for_bit(
     name: str, variant: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
-    dataset = request.getfixturevalue(name)
-    settings = LoaderSettings(global_batch=25, seed=5, finish="dali", **variant)
-    for step, batch in enumerate(batches(dataset, settings, epoch=3)):
-        rows = batch.sample_numbers.numpy()
-        assert np.array_equal(batch.images.numpy(), expected(Stored(Path(dataset)), settings, 3, rows, step * 25))
-        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    check_against_the_reference(request.getfixturevalue(name), finish="dali", **variant)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,9 @@ def main(folder: Path) -> None:
         figures = {"source": words, "samples": sum(classes), "rounds": ROUNDS, "epochs_a_round": EPOCHS}
         missing = {"ffcv_missing": _why_not(folder).read_text()} if _why_not(folder).exists() else {}
         # Before the rows end, which some of them take long to do.
-        report.write("loader-peers", {**figures, **missing, **summary(rounds, sum(classes)), "versions": versions}, NOTES)
+        report.write(
+            "loader-peers", {**figures, **missing, **summary(rounds, sum(classes)), "versions": versions}, NOTES
+        )
 
 
 def _material(out: Path) -> tuple[str, list[int]]:

@@ -73,6 +73,11 @@ def test_damage_is_4_and_names_the_file(run: RunWriter, tiny_dataset: str, tmp_p
     assert "train/00000.arrow" in [d["path"] for d in recorded(run)["facts"]["damages"]]
 
 
+def damage_in(paths: list[str]) -> dict[str, object]:
+    """The facts of a command that found, or left, damage."""
+    return {"ok": False, "damages": [{"path": path, "problem": "p"} for path in paths]}
+
+
 REMEDY = "`tench repair DATASET --source SOURCE` gives damaged files their recorded bytes again"
 UNDAMAGED = "the dataset itself is undamaged; is this its source?"
 
@@ -91,8 +96,7 @@ UNDAMAGED = "the dataset itself is undamaged; is this its source?"
 def test_damage_is_counted_apart_from_what_differs_from_a_source(
     run: RunWriter, monkeypatch: pytest.MonkeyPatch, paths: list[str], said: str
 ) -> None:
-    facts = {"ok": False, "damages": [{"path": path, "problem": "p"} for path in paths]}
-    monkeypatch.setattr("ingest.verify.verify", lambda *arguments: facts)
+    monkeypatch.setattr("ingest.verify.verify", lambda *arguments: damage_in(paths))
     outcome = execute(VerifyRequest(dataset="/d", source="/s/"), run)
     ended(run, outcome, "failed", 4)
     assert outcome.error == said
@@ -104,8 +108,7 @@ def test_damage_is_counted_apart_from_what_differs_from_a_source(
 def test_a_repair_says_how_many_files_are_still_damaged(
     run: RunWriter, monkeypatch: pytest.MonkeyPatch, paths: list[str], said: str
 ) -> None:
-    facts = {"ok": False, "damages": [{"path": path, "problem": "p"} for path in paths]}
-    monkeypatch.setattr("ingest.repair.repair", lambda *arguments: facts)
+    monkeypatch.setattr("ingest.repair.repair", lambda *arguments: damage_in(paths))
     outcome = execute(RepairRequest(dataset="/d", source="/s"), run)
     assert (outcome.exit_code, outcome.error) == (4, said)
 
