@@ -20,6 +20,8 @@ from ingest.centring import SCALE
 Picture = Callable[[int], torch.Tensor]
 """A picture of the batch by its number, (side, side, 3): uint8, or int16 where the mean is subtracted already."""
 KEPT_BUFFERS = 8
+PUBLISHED_MEAN = (123.675, 116.28, 103.53)
+"""torchvision's means of red, green and blue, 0.485, 0.456 and 0.406, in pixel units."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
 
 
@@ -168,5 +170,5 @@ def mean_image(mean: npt.NDArray[np.float64], kind: str, crop: int) -> npt.NDArr
     if kind == "centre":
         start = (len(mean) - crop) // 2
         return np.ascontiguousarray(rounded[start : start + crop, start : start + crop])
-    value = mean.reshape(-1, 3).mean(axis=0) if kind == "channel" else np.zeros(3)
-    return np.broadcast_to(value.astype(np.float32), (crop, crop, 3)).copy()
+    values = {"channel": mean.reshape(-1, 3).mean(axis=0), "published": PUBLISHED_MEAN, "none": np.zeros(3)}
+    return np.broadcast_to(np.asarray(values[kind], np.float32), (crop, crop, 3)).copy()

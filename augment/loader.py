@@ -18,6 +18,7 @@ import torch
 from augment.batches import Batch, BatchMaker
 from augment.ledger import Ledger
 from augment.order import order_facts, order_id
+from augment.outside import views_of
 from augment.planner import Planner, Share
 from augment.producer import Producer
 from augment.reader import PayloadReader
@@ -26,7 +27,7 @@ from augment.shards import RemoteShards
 from ingest.dataset import Dataset, Split
 from ingest.errors import RefusedError, UsageError
 
-__all__ = ["Batch", "Ledger", "Loader"]
+__all__ = ["Batch", "Ledger", "Loader", "views_of"]
 
 STATE_VERSION = 1
 PAYLOADS = ("jpeg", "raw", "centered")

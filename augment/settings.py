@@ -34,8 +34,9 @@ class LoaderSettings(Settings):
     flip: Annotated[bool, Content] = True
     """Mirror half of the training pictures."""
 
-    mean: Annotated[Literal["aligned", "centre", "channel", "none"], Content] = "aligned"
-    """Mean subtracted: the mean image under the crop, its centre under every crop (2012), one value a channel."""
+    mean: Annotated[Literal["aligned", "centre", "channel", "published", "none"], Content] = "aligned"
+    """Mean subtracted: the mean image under the crop, its centre under every crop (2012), one value a channel, the
+    three values that torchvision publishes for ImageNet."""
 
     colour: Annotated[Literal["none", "museum", "paper"], Content] = "museum"
     """Lighting noise: 0.1 x standard deviation of the PCA (2012 source), 0.1 x eigenvalue on [0, 1] (paper)."""

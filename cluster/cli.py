@@ -6,25 +6,22 @@ Nothing heavy is imported before a command needs it: `tench --help` answers at o
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import BaseModel, ValidationError
 
 from augment.settings import LoaderSettings
-from cluster import cli_jobs, cli_quarantine, cli_sheet
+from cluster import cli_evaluate, cli_figure, cli_jobs, cli_quarantine, cli_sheet, cli_weights
 from cluster.cli_jobs import Flat, Json, print_json
-from cluster.settings import EvaluateRequest, IngestRequest, RecentreRequest, RepairRequest, TrainRequest, VerifyRequest
+from cluster.cli_run import complain, home_run, refuse_existing, run_recorded, say
+from cluster.settings import IngestRequest, RecentreRequest, RepairRequest, TrainRequest, VerifyRequest
 from cluster.words import misfit_words
-from ingest.errors import RefusedError, TenchError, UsageError
+from ingest.errors import TenchError, UsageError
 from ingest.settings import IngestSettings, RecentreSettings, RepairSettings, SampleSettings, VerifySettings
-from trainer.settings import EvaluateSettings, TrainSettings
-
-if TYPE_CHECKING:
-    from cluster.commands import Outcome
+from trainer.settings import EvaluateSettings, PredictSettings, TrainSettings
 
 Switch = Parameter(negative="")
 RECENTRE_DEFAULTS = RecentreSettings()
@@ -42,6 +39,9 @@ app = App(
 cli_jobs.add_to(app)
 cli_quarantine.add_to(app)
 cli_sheet.add_to(app)
+cli_evaluate.add_to(app)
+cli_figure.add_to(app)
+cli_weights.add_to(app)
 
 
 @app.command
@@ -61,7 +61,7 @@ def sample(out: str, *, settings: Annotated[SampleSettings, Flat] = SampleSettin
         facts = write_sample(out, settings, on_progress)
     finally:
         end()
-    return _say(facts, json, [f"{facts['num_train']} training and {facts['num_val']} validation pictures:"])
+    return say(facts, json, [f"{facts['num_train']} training and {facts['num_val']} validation pictures:"])
 
 
 @app.command
@@ -88,9 +88,9 @@ def ingest(
     if dry_run:
         from ingest.run import plan_only
 
-        return _say(plan_only(source, dataset, settings), json, ["Nothing was written (--dry-run)."])
+        return say(plan_only(source, dataset, settings), json, ["Nothing was written (--dry-run)."])
     request = IngestRequest(source=source, dataset=dataset, **settings.model_dump())
-    return _run("ingest", request, _home_run("ingest"), json, settings.num_actors)
+    return run_recorded("ingest", request, home_run("ingest"), json, settings.num_actors)
 
 
 @app.command
@@ -136,7 +136,7 @@ def verify(dataset: str, *, settings: Annotated[VerifySettings, Flat] = VerifySe
     dataset
         Folder of the dataset.
     """
-    return _run("verify", VerifyRequest(dataset=dataset, **settings.model_dump()), _home_run("verify"), json)
+    return run_recorded("verify", VerifyRequest(dataset=dataset, **settings.model_dump()), home_run("verify"), json)
 
 
 @app.command
@@ -153,7 +153,7 @@ def repair(
         Folder of the source that it was made of.
     """
     request = RepairRequest(dataset=dataset, source=source, **settings.model_dump())
-    return _run("repair", request, _home_run("repair"), json, settings.num_actors)
+    return run_recorded("repair", request, home_run("repair"), json, settings.num_actors)
 
 
 @app.command
@@ -170,7 +170,7 @@ def recentre(
         Folder of the new dataset.
     """
     request = RecentreRequest(dataset=dataset, out=out, **settings.model_dump())
-    return _run("recentre", request, _home_run("recentre"), json, settings.num_actors)
+    return run_recorded("recentre", request, home_run("recentre"), json, settings.num_actors)
 
 
 @app.command
@@ -201,49 +201,16 @@ def train(
 
         print_json(plan_only(dataset, settings))
         return 0
-    folder = run or _home_run("train")
-    _refuse_existing(folder, resume)
-    request = TrainRequest(dataset=dataset, **settings.model_dump())
+    from ingest.storage import Place
+
+    folder = run or home_run("train")
+    refuse_existing(folder, resume)
+    # Whole: the record of the run says where its dataset lies, wherever it is read.
+    request = TrainRequest(dataset=Place(dataset).uri, **settings.model_dump())
     cpus = (settings.cpus_per_worker or 1) * settings.num_workers
-    return _run("train", request, folder, json, max(cpus, os.cpu_count() or 1) if settings.num_workers else None)
-
-
-@app.command
-def evaluate(
-    dataset: str, run: str, *, settings: Annotated[EvaluateSettings, Flat] = EvaluateSettings(), json: Json = False
-) -> int:
-    """Measure top-1 and top-5 error of a run's newest checkpoint.
-
-    Parameters
-    ----------
-    dataset
-        Folder of a dataset with the same classes.
-    run
-        Folder of the training run.
-    """
-    from ingest.progress import new_run_id
-
-    _refuse_missing(run)
-    request = EvaluateRequest(dataset=dataset, run="from-the-command-line", **settings.model_dump())
-    place = f"{run.rstrip('/')}/evaluations/{new_run_id('evaluate')}"
-    return _run("evaluate", request, place, json, trained_run=run)
-
-
-@app.command
-def figures(run: str) -> int:
-    """Draw a training run: figures/curves.png and figures/kernels.png in its folder.
-
-    Parameters
-    ----------
-    run
-        Folder of the training run.
-    """
-    from trainer.figures import write_figures
-
-    _refuse_missing(run)
-    for path in write_figures(run):
-        print(path)
-    return 0
+    return run_recorded(
+        "train", request, folder, json, max(cpus, os.cpu_count() or 1) if settings.num_workers else None
+    )
 
 
 @app.command
@@ -276,94 +243,20 @@ def run(arguments: Sequence[str]) -> int:
     except CycloptsError as error:
         cause = error.__cause__
         if isinstance(cause, ValidationError):
-            return _complain(2, "\n".join(w for _, w in misfit_words(cause, _model(cause.title))), as_json)
+            return complain(2, "\n".join(w for _, w in misfit_words(cause, _model(cause.title))), as_json)
         command = [word for word in arguments[:1] if word in app]
-        return _complain(2, f"{error}\nSee `{' '.join(['tench', *command, '--help'])}`.", as_json)
+        return complain(2, f"{error}\nSee `{' '.join(['tench', *command, '--help'])}`.", as_json)
     except ValidationError as error:
-        return _complain(2, "\n".join(w for _, w in misfit_words(error, _model(error.title))), as_json)
+        return complain(2, "\n".join(w for _, w in misfit_words(error, _model(error.title))), as_json)
     except TenchError as error:
-        return _complain(error.exit_code, error.message, as_json)
+        return complain(error.exit_code, error.message, as_json)
     except KeyboardInterrupt:
-        return _complain(130, "Interrupted.", as_json)
+        return complain(130, "Interrupted.", as_json)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except OSError as error:
-        return _complain(1, str(error), as_json)
-
-
-def _run(
-    kind: str,
-    request: Any,
-    folder: str,
-    as_json: bool,
-    num_cpus: int | None = None,
-    trained_run: str | None = None,
-) -> int:
-    """Run a command with its record in `folder`, its bar on standard error and its facts on standard output."""
-    from cluster.commands import execute, needs_ray
-    from cluster.display import shown
-    from ingest.progress import RunWriter
-    from ingest.storage import Place
-
-    place = Place(folder)
-    with ExitStack() as stack:
-        if needs_ray(request):
-            from cluster.ray_session import own_ray
-
-            print("Starting Ray on this machine (some seconds) ...", file=sys.stderr)
-            stack.enter_context(own_ray(num_cpus))
-        writer = RunWriter.begin(place, kind, {"settings": request.model_dump(mode="json")})
-        with shown(place):
-            outcome: Outcome = execute(request, writer, trained_run)
-    facts = {"run": place.uri, **outcome.facts}
-    if outcome.exit_code:
-        return _complain(outcome.exit_code, outcome.error or "failed", as_json, facts)
-    return _say(facts, as_json)
-
-
-def _say(facts: dict[str, Any], as_json: bool, before: Sequence[str] = ()) -> int:
-    from cluster.display import facts_lines
-
-    if as_json:
-        print_json(facts)
-    else:
-        print("\n".join([*before, *facts_lines(facts)]))
-    return 0
-
-
-def _complain(exit_code: int, message: str, as_json: bool, facts: dict[str, Any] | None = None) -> int:
-    print(f"tench: {message}", file=sys.stderr)
-    if as_json:
-        print_json({**(facts or {}), "error": message, "exit_code": exit_code})
-    elif damages := (facts or {}).get("damages"):
-        print("\n".join(f"{known['path']}: {known['problem']}" for known in damages))
-    return exit_code
-
-
-def _home_run(kind: str) -> str:
-    from ingest.progress import new_run_id
-
-    return str(cli_jobs.home() / "runs" / new_run_id(kind))
-
-
-def _refuse_existing(folder: str, resume: bool) -> None:
-    from ingest.progress import RunReader
-    from ingest.storage import Place
-
-    attempts = RunReader(Place(folder)).latest_attempt()
-    if attempts and not resume:
-        raise RefusedError(f"{folder}: holds a run already; give --resume to go on with it, or another folder")
-    if resume and not attempts:
-        raise RefusedError(f"{folder}: holds no run that could be resumed; leave --resume out to start one")
-
-
-def _refuse_missing(folder: str) -> None:
-    from ingest.progress import RunReader
-    from ingest.storage import Place
-
-    if not RunReader(Place(folder)).latest_attempt():
-        raise RefusedError(f"{folder}: holds no run; `tench train DATASET {folder}` makes one")
+        return complain(1, str(error), as_json)
 
 
 def _model(title: str) -> type[BaseModel]:
@@ -371,7 +264,7 @@ def _model(title: str) -> type[BaseModel]:
 
     models: list[type[BaseModel]] = [
         IngestSettings, VerifySettings, RepairSettings, RecentreSettings, SampleSettings, TrainSettings,
-        EvaluateSettings, LoaderSettings, ServeSettings, *KINDS.values(),
+        EvaluateSettings, PredictSettings, LoaderSettings, ServeSettings, *KINDS.values(),
     ]  # fmt: skip
     found = next((m for m in models if m.__name__ == title), None)
     if found is None:

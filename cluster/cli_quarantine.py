@@ -5,6 +5,7 @@ from dataclasses import asdict
 from cyclopts import App
 
 from cluster.cli_jobs import Json, print_json
+from cluster.cli_run import home_run, run_recorded
 from cluster.settings import RetryRequest
 from ingest.errors import UsageError
 from ingest.words import counted
@@ -78,12 +79,10 @@ def retry(dataset: str, *, source: str | None = None, out: str | None = None, js
 
 def _retry_sealed(dataset: str, source: str | None, out: str | None, as_json: bool) -> int:
     """Make the new dataset, with its record and its bar as an ingest has them."""
-    from cluster.cli import _home_run, _run
-
     missing = [flag for flag, value in (("--source", source), ("--out", out)) if value is None]
     if source is None or out is None:
         raise UsageError(
             f"{dataset}: is sealed and never changes; {' and '.join(missing)} missing: give --source SOURCE and "
             "--out NEW to make a new dataset with these pictures tried again"
         )
-    return _run("retry", RetryRequest(dataset=dataset, source=source, out=out), _home_run("retry"), as_json)
+    return run_recorded("retry", RetryRequest(dataset=dataset, source=source, out=out), home_run("retry"), as_json)

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from cluster.settings import (
+    EvaluateHereRequest,
     EvaluateRequest,
     IngestRequest,
     RecentreRequest,
@@ -94,6 +95,11 @@ def _dispatch(request: Settings, run: RunWriter, trained_run: str | None) -> dic
         from trainer.launch import train
 
         return train(request.dataset, run.place.uri, part_of(request, TrainSettings), run)
+    if isinstance(request, EvaluateHereRequest):
+        from trainer.evaluate import Outputs, evaluate_runs
+
+        outputs = Outputs(request.predictions, request.submission)
+        return evaluate_runs(request.dataset, request.runs, part_of(request, EvaluateSettings), run, outputs)
     if isinstance(request, EvaluateRequest):
         from trainer.evaluate import evaluate_run
 

@@ -109,6 +109,9 @@ def _workers_needs(settings: Mapping[str, Any], capacity: Capacity) -> Needs:
     use_gpus = _wants_gpus(settings, workers, capacity)
     share = capacity.cpus // capacity.gpus if use_gpus and capacity.gpus else capacity.cpus // workers
     cpus = settings.get("cpus_per_worker") or max(1, min(share, capacity.node_cpus))
+    if least := settings.get("min_workers"):
+        # An elastic run is content with what the cluster has, and never grows over its grant.
+        workers = max(least, min(workers, capacity.cpus // cpus, capacity.gpus if use_gpus else workers))
     return Needs(cpus * workers, workers if use_gpus else 0, DRIVER_MEMORY + workers * WORKER_MEMORY)
 
 

@@ -87,6 +87,22 @@ class EvaluateRequest(EvaluateSettings):
     """Id of the training job whose newest checkpoint is evaluated."""
 
 
+class EvaluateHereRequest(EvaluateSettings):
+    """Measure trained networks, on their own or together: runs and files anywhere, so never a job of the service."""
+
+    dataset: Annotated[Uri, Execution]
+    """Folder of the dataset."""
+
+    runs: Annotated[tuple[Uri, ...], Content, Field(min_length=1)]
+    """Folders of the training runs, whose probabilities are averaged."""
+
+    predictions: Annotated[Uri | None, Execution] = None
+    """Parquet file of the five best classes of every sample."""
+
+    submission: Annotated[Uri | None, Execution] = None
+    """Text file in the format of the ILSVRC server."""
+
+
 Kind = Literal["ingest", "verify", "repair", "recentre", "train", "evaluate"]
 KINDS: dict[str, type[Settings]] = {
     "ingest": IngestRequest,
@@ -98,7 +114,7 @@ KINDS: dict[str, type[Settings]] = {
 }
 
 
-PLACES = ("source", "dataset", "out")
+PLACES = ("source", "dataset", "out", "initial")
 """Settings that name a place: held to the service's roots."""
 
 

@@ -29,7 +29,12 @@ def _sentence(field: str, name: str, problem: Any, properties: dict[str, Any]) -
         return f"{name}: is missing; {expected(properties.get(field, {}))}"
     if problem["type"] == "extra_forbidden":
         return f"{name}: there is no such setting; there are {', '.join(sorted(properties))}"
-    return f"{name} {problem['input']}: {expected(properties.get(field, {}))}"
+    if problem["type"] == "value_error":  # one of our own checks, in our words already
+        words = str(problem["msg"]).removeprefix("Value error, ")
+        return f"{name}: {words}" if field else words
+    schema = properties.get(field, {})
+    one_of_a_list = len(problem["loc"]) > 1 and "items" in schema
+    return f"{name} {problem['input']}: {expected(schema['items'] if one_of_a_list else schema)}"
 
 
 def expected(schema: dict[str, Any]) -> str:

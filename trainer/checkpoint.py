@@ -32,6 +32,8 @@ class Checkpoint:
     state: dict[str, Any]
     network: dict[str, torch.Tensor]
     velocity: dict[str, torch.Tensor]
+    weights_sha256: str
+    """SHA-256 of weights.pt."""
 
 
 def save(
@@ -81,7 +83,7 @@ def load(run: Place, path: str) -> Checkpoint:
             f"{run.name(path)}: checkpoint format {state['format_version']}, this Tench reads {FORMAT_VERSION}; update it"
         )
     tensors = torch.load(io.BytesIO(data[WEIGHTS]), weights_only=True, map_location="cpu")
-    return Checkpoint(path, state, tensors["network"], tensors["velocity"])
+    return Checkpoint(path, state, tensors["network"], tensors["velocity"], hashes[WEIGHTS])
 
 
 def newest(run: Place) -> tuple[Checkpoint | None, list[str]]:

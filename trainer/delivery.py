@@ -18,8 +18,11 @@ class Delivered(NamedTuple):
     num_replaced: int
 
 
-def delivered(loader: Loader, first_step: int, device: torch.device) -> Delivered:
-    """That of the epoch's steps from `first_step` on; every rank takes part.
+def delivered(
+    loader: Loader, first_step: int, device: torch.device, group: dist.ProcessGroup | None = None
+) -> Delivered:
+    """That of the epoch's steps from `first_step` on; every rank takes part. `group`: ranks that have all
+    samples between them (all ranks, unless told).
 
     Raises TenchError if it is not what the order asks for, unless damaged samples were replaced.
     """
@@ -27,7 +30,7 @@ def delivered(loader: Loader, first_step: int, device: torch.device) -> Delivere
     # Two's complement wraps around as sums modulo 2**64 do.
     total = torch.tensor([own.count, (own.digest ^ SIGN) - SIGN, len(loader.damaged)], dtype=torch.int64, device=device)
     if dist.is_initialized():
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=group)
     count, digest, num_replaced = total.tolist()
     found, expected = Ledger(count, digest % (1 << 64)), loader.expected_ledger(first_step)
     if found.count != expected.count or (found != expected and not num_replaced):

@@ -10,7 +10,7 @@ from ingest.dataset import Dataset
 from ingest.errors import DamageError, Interrupted, RefusedError, TenchError, UsageError
 from ingest.progress import RunWriter, new_run_id, to_json
 from ingest.storage import Place
-from trainer import checkpoint
+from trainer import checkpoint, columns, model_card, transfer
 from trainer.evaluate import pick_device
 from trainer.presets import misfits, recipe
 from trainer.settings import TrainSettings
@@ -19,6 +19,7 @@ ERRORS: dict[str, type[TenchError]] = {
     e.__name__: e for e in (TenchError, UsageError, RefusedError, DamageError, Interrupted)
 }
 COLLECTIVE_TIMEOUT_S = 600
+RESTARTS, ELASTIC_RESTARTS = 2, 100
 
 
 def train(dataset: str, run_folder: str, settings: TrainSettings, run: RunWriter) -> dict[str, Any]:
@@ -31,28 +32,38 @@ def train(dataset: str, run_folder: str, settings: TrainSettings, run: RunWriter
     if "train" not in opened.split_names:
         raise RefusedError(f"{opened.uri}: has no training split")
     chosen = recipe(settings, opened)
+    columns.refuse_misfit(settings, chosen)
     for sentence in misfits(settings, opened):
         run.event("warning", sentence)
     found, damages = checkpoint.newest(run.place)
     for damage in damages:
         run.event("warning", f"{damage}; an older checkpoint is used.")
+    chosen = transfer.begin(run, settings, chosen, [c.wnid for c in opened.classes], found is not None)
     facts = {"dataset_id": opened.dataset_id, "preset": settings.preset, "num_classes": opened.num_classes}
     run.event(
         "phase", f"Training {settings.preset} on {opened.split('train').num_samples:,} samples.",
         recipe=chosen.model_dump(mode="json"), resumed_from=found.path if found else None,
     )  # fmt: skip
     if settings.num_workers == 0:
-        return facts | _in_process(opened, settings, run, found)
-    del found
-    return facts | _with_ray(opened, settings, run)
+        facts |= _in_process(opened, settings, run, found)
+    else:
+        del found
+        facts |= _with_ray(opened, settings, run)
+    model_card.write(run.place, opened, run)
+    return facts
 
 
 def plan_only(dataset: str, settings: TrainSettings) -> dict[str, Any]:
     """What a run would do (`--dry-run`): the recipe, steps, parameters, and what does not fit the dataset."""
-    from trainer.networks import AlexNet, count_parameters
+    import torch
+
+    from trainer.networks import blank, count_parameters
 
     opened = Dataset.open(dataset)
     chosen = recipe(settings, opened)
+    columns.refuse_misfit(settings, chosen)
+    with torch.device("meta"):
+        network = blank(chosen.network)
     samples = opened.split("train").num_samples
     steps = samples // chosen.loader.global_batch
     if chosen.loader.tail != "drop" and samples % chosen.loader.global_batch:
@@ -61,11 +72,12 @@ def plan_only(dataset: str, settings: TrainSettings) -> dict[str, Any]:
         "dataset": opened.uri,
         "dataset_id": opened.dataset_id,
         "recipe": chosen.model_dump(mode="json"),
-        "num_parameters": count_parameters(AlexNet(chosen.network)),
+        "num_parameters": count_parameters(network),
         "steps_per_epoch": steps,
         "steps": steps * chosen.epochs,
         "samples": samples * chosen.epochs,
         "misfits": misfits(settings, opened),
+        "initial": transfer.planned(settings, chosen, [c.wnid for c in opened.classes]),
     }
 
 
@@ -76,7 +88,11 @@ def _in_process(
 
     threads = settings.cpus_per_worker or len(os.sched_getaffinity(0))
     context = RankContext(0, 1, pick_device(settings.device), threads)
-    return fit(prepare(context, dataset, recipe(settings, dataset), settings, run), found)
+    chosen = transfer.with_initial(recipe(settings, dataset), run.place)
+    training = prepare(context, dataset, chosen, settings, run)
+    if found is None:
+        transfer.load_initial(training.network, run.place)
+    return fit(training, found)
 
 
 def _with_ray(dataset: Dataset, settings: TrainSettings, run: RunWriter) -> dict[str, Any]:
@@ -86,7 +102,8 @@ def _with_ray(dataset: Dataset, settings: TrainSettings, run: RunWriter) -> dict
 
     cpus, use_gpu = _resources(settings)
     gpu = " and a GPU" if use_gpu else ""
-    run.event("phase", f"Workers: {settings.num_workers}, each with {cpus} CPUs{gpu}.")
+    least = f"{settings.min_workers} to " if settings.min_workers else ""
+    run.event("phase", f"Workers: {least}{settings.num_workers}, each with {cpus} CPUs{gpu}.")
     run.flush()
     arguments = {
         "dataset": dataset.uri,
@@ -102,11 +119,12 @@ def _with_ray(dataset: Dataset, settings: TrainSettings, run: RunWriter) -> dict
         train_loop_config=arguments,
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
-            num_workers=settings.num_workers, use_gpu=use_gpu,
+            num_workers=_world_sizes(settings, cpus), use_gpu=use_gpu,
+            elastic_resize_monitor_interval_s=60 * settings.resize_minutes,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=RunConfig(
-            name=new_run_id("fit"), storage_path=str(storage), failure_config=FailureConfig(max_failures=2),
+            name=new_run_id("fit"), storage_path=str(storage), failure_config=FailureConfig(max_failures=_restarts(settings)),
             worker_runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}},
         ),
     )  # fmt: skip
@@ -176,11 +194,16 @@ def _train_as(rank: int, place: Place, arguments: dict[str, Any]) -> dict[str, A
     opened = Dataset.open(arguments["dataset"])
     use_gpu = torch.cuda.is_available() and settings.device != "cpu"
     device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
-    context = RankContext(rank, ray.train.get_context().get_world_size(), device, arguments["threads"])
+    world_size = ray.train.get_context().get_world_size()
+    column = columns.join(rank, world_size, COLLECTIVE_TIMEOUT_S) if settings.split_columns else None
+    context = RankContext(rank, world_size, device, arguments["threads"], column)
     run = RunWriter.join(place, arguments["attempt"]) if rank == 0 else None
     try:
-        training = prepare(context, opened, recipe(settings, opened), settings, run)
+        chosen = transfer.with_initial(recipe(settings, opened), place)
+        training = prepare(context, opened, chosen, settings, run)
         found, _ = checkpoint.newest(place)
+        if found is None:
+            transfer.load_initial(training.network, place)
         return fit(training, found)
     finally:
         if run is not None:
@@ -214,6 +237,19 @@ def _outcome_path(attempt: int, rank: int) -> str:
     return f"workers/{attempt:04d}/{rank:05d}.json"
 
 
+def _world_sizes(settings: TrainSettings, cpus: int) -> int | tuple[int, int]:
+    """How many workers Ray Train is to find: a number, or the least and the most. A job never grows over its grant."""
+    if settings.min_workers is None:
+        return settings.num_workers
+    most = int(os.environ.get("TENCH_CPUS", cpus * settings.num_workers)) // cpus
+    return settings.min_workers, max(settings.min_workers, min(settings.num_workers, most))
+
+
+def _restarts(settings: TrainSettings) -> int:
+    """How often workers that die are replaced. Nodes of an elastic run may come and go for days."""
+    return ELASTIC_RESTARTS if settings.min_workers else RESTARTS
+
+
 def _resources(settings: TrainSettings) -> tuple[int, bool]:
     """CPUs of each worker and whether it gets a GPU. Raises RefusedError if the cluster cannot hold the workers."""
     import ray
@@ -223,11 +259,13 @@ def _resources(settings: TrainSettings) -> tuple[int, bool]:
     use_gpu = settings.device == "gpu" or (settings.device == "auto" and gpus >= settings.num_workers > 0)
     granted = int(os.environ.get("TENCH_CPUS", total.get("CPU", 1)))
     cpus = settings.cpus_per_worker or max(1, granted // settings.num_workers)
-    if use_gpu and gpus < settings.num_workers:
-        raise RefusedError(f"--num-workers {settings.num_workers}: the cluster has {gpus} GPUs, one is needed for each")
-    if cpus * settings.num_workers > total.get("CPU", 1):
+    least = settings.min_workers or settings.num_workers
+    flag = f"--{'min' if settings.min_workers else 'num'}-workers {least}"
+    if use_gpu and gpus < least:
+        raise RefusedError(f"{flag}: the cluster has {gpus} GPUs, one is needed for each")
+    if cpus * least > total.get("CPU", 1):
         raise RefusedError(
-            f"--num-workers {settings.num_workers} with {cpus} CPUs each: the cluster has {int(total.get('CPU', 1))} CPUs; "
+            f"{flag} with {cpus} CPUs each: the cluster has {int(total.get('CPU', 1))} CPUs; "
             "take fewer workers or a smaller --cpus-per-worker"
         )
     return cpus, use_gpu

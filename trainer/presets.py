@@ -4,20 +4,27 @@ from typing import Any
 
 from augment.settings import LoaderSettings
 from ingest.dataset import Dataset
-from trainer.settings import NetworkSettings, Recipe, RuleSettings, TrainSettings
+from trainer.settings import TrainSettings
+from trainer.switches import NetworkSettings, Recipe, RuleSettings, switch
 
-MUSEUM_DIVISIONS = (25, 51, 79)
-"""Epochs at which the author of the released network divided the rates of its 2012 run."""
+Row = dict[str, dict[str, Any]]
 
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+ONE_TOWER = {"widths": (64, 192, 384, 256, 256), "columns": 1}
+"""The network of "one weird trick", which torchvision took over."""
+MUSEUM_LOADER = {"order": "fixed", "mean": "centre", "colour": "museum", "divide": 1.1}
+PUBLISHED_STD = (58.395, 57.12, 57.375)
+"""torchvision's standard deviations of red, green and blue, 0.229, 0.224 and 0.225, in pixel units."""
+
+PRESETS: dict[str, Row] = {
     "museum145": {
         "run": {"epochs": 91, "precision": "fp32"},
         "network": {},
-        "rule": {"schedule": "epochs", "divide_at": MUSEUM_DIVISIONS, "lower_biases": False},
-        "loader": {
-            "order": "fixed", "tail": "short", "mean": "centre", "colour": "museum", "colour_until_epoch": 67,
-            "crop_chunk": 32, "divide": 1.1,
+        # The epochs at which the author of the released network lowered the rates of its 2012 run by hand.
+        "rule": {
+            "schedule": "epochs", "divide_at": (25, 51, 79), "lower_biases": False,
+            "layer_rates": {"conv1": ((67, 1e-5), (72, 0.0))},
         },
+        "loader": {**MUSEUM_LOADER, "colour_until_epoch": 67, "crop_chunk": 32},
     },
     "paper": {
         "run": {"epochs": 90, "precision": "fp32"},
@@ -25,16 +32,64 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "norm_first": False, "spatial_norm": False, "lrn_factor": 1e-4, "lrn_span": "layer", "init": "paper",
         },
         "rule": {"schedule": "plateau", "bias_rate_factor": 1.0},
-        "loader": {"order": "permuted", "mean": "centre", "colour": "paper"},
+        "loader": {"mean": "centre", "colour": "paper"},
+    },
+    "convnet2": {
+        "run": {"epochs": 90, "precision": "fp32"},
+        "network": {**ONE_TOWER, "spatial_norm": False, "lrn_span": "layer", "bias_last": -7.0},
+        "rule": {"schedule": "dexp"},
+        "loader": MUSEUM_LOADER,
     },
     "caffe": {
         "run": {"epochs": 90, "precision": "fp32"},
         "network": {
             "norm_first": False, "spatial_norm": False, "lrn_k": 1.0, "lrn_span": "layer", "dropout": "scaled",
-            "init": "caffe", "bias_one": 0.1,
+            "init": "caffe", "bias_one": 0.1, "conv1_border": "none", "pool_ties": "first",
         },
         "rule": {"schedule": "epochs", "divide_at": (20, 40, 60, 80)},
         "loader": {"order": "fixed", "global_batch": 256, "crop": 227, "mean": "aligned", "colour": "none"},
+    },
+    "torchvision": {
+        "run": {"epochs": 90, "precision": "fp32"},
+        "network": {
+            **ONE_TOWER, "norm_first": False, "spatial_norm": False, "lrn": False, "dropout": "scaled",
+            "dropout_place": "inputs", "init": "torch", "conv1_border": "around", "pool_rounding": "floor",
+            "pool_ties": "first", "input_scale": PUBLISHED_STD,
+        },
+        "rule": {
+            "schedule": "epochs", "divide_at": (30, 60), "bias_rate_factor": 1.0, "decay": 1e-4, "decay_biases": True,
+            "velocity": "without_rate",
+        },
+        "loader": {"global_batch": 256, "mean": "published", "colour": "none"},
+    },
+    "cnn_star": {
+        "run": {"epochs": 54, "precision": "fp32"},
+        "network": {"sixth": True},
+        # The released fine-tuning run: the new last layer learns quickly from its 300th batch to epoch 9.
+        "rule": {
+            "learning_rate": 0.001, "schedule": "epochs", "divide_at": (22, 42), "lower_biases": False,
+            "bias_rate_factor": 20.0,
+            "layer_rates": {
+                "conv1": ((0, 1e-4), (5, 1e-5), (7, 0.0)),
+                "fc8": ((0, 1e-3), (0.03, 1e-2), (9, 1e-3), (22, 1e-4), (42, 1e-5)),
+            },
+        },
+        "loader": {**MUSEUM_LOADER, "colour_until_epoch": 38, "crop_chunk": 32},
+    },
+    "fast": {
+        "run": {"epochs": 90, "precision": "bf16"},
+        "network": {"pool_ties": "first"},
+        "rule": {"learning_rate": 0.04, "schedule": "cosine", "warmup_epochs": 5.0},
+        "loader": {"global_batch": 1024, "mean": "centre", "colour": "museum", "divide": 1.1},
+    },
+    "cifar": {
+        "run": {"epochs": 40, "precision": "fp32"},
+        "network": {
+            "architecture": "cifar", "widths": (32, 32, 64), "columns": 1, "hidden": (), "lrn": False,
+            "spatial_norm": False, "dropout": "none",
+        },
+        "rule": {"schedule": "constant", "learning_rate": 0.001, "decay": 0.0},
+        "loader": {"crop": 32, "flip": False, "colour": "none"},
     },
     "demo": {
         "run": {"epochs": 3, "precision": "fp32"},
@@ -44,42 +99,67 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 
+VARIANTS: dict[str, Row] = {
+    "one_column": {"network": {"widths": (48, 128, 192, 192, 256), "columns": 1}},
+    "no_norm": {"network": {"lrn": False, "spatial_norm": False}},
+    "no_overlap": {"network": {"pool": 2}},
+    "tanh": {"network": {"activation": "tanh"}},
+    "sigmoid": {"network": {"activation": "sigmoid"}},
+    "no_colour": {"loader": {"colour": "none", "divide": 1.0}},
+    "no_dropout": {"network": {"dropout": "none"}},
+    "no_conv3": {"network": {"without": "conv3"}},
+    "no_conv4": {"network": {"without": "conv4"}},
+    "no_conv5": {"network": {"without": "conv5"}},
+    "no_exchange": {"network": {"exchange": False, "widths": (96, 320, 384, 384, 256), "hidden": (8192, 4096)}},
+    "sixth": {"network": {"sixth": True}},
+}
+"""The paper's ablations, as the released files made them."""
+
 
 def recipe(settings: TrainSettings, dataset: Dataset) -> Recipe:
-    """What a run will do: the preset, with the settings that were given in its place, for the dataset's classes."""
-    preset = PRESETS[settings.preset]
-    loader, rule, run = dict(preset["loader"]), dict(preset["rule"]), dict(preset["run"])
-    if settings.global_batch is not None:
-        loader["global_batch"] = settings.global_batch
-    if settings.learning_rate is not None:
-        rule["learning_rate"] = settings.learning_rate
-    for name in ("epochs", "precision"):
-        if getattr(settings, name) is not None:
-            run[name] = getattr(settings, name)
+    """What a run will do: the preset, its variants, the settings that were given, single switches; for the dataset's
+    classes. Each takes the place of what stands before it."""
+    row: Row = {part: dict(PRESETS[settings.preset][part]) for part in ("run", "network", "rule", "loader")}
+    for variant in settings.variant:
+        for part, switches in VARIANTS[variant].items():
+            row[part].update(switches)
+    given = {"loader": ("global_batch",), "rule": ("learning_rate",), "run": ("epochs", "precision")}
+    for part, names in given.items():
+        row[part].update({name: getattr(settings, name) for name in names if getattr(settings, name) is not None})
+    for part, name, value in map(switch, settings.switch):
+        row[part][name] = value
+    loader = LoaderSettings(seed=settings.seed, **row["loader"])
     return Recipe(
         preset=settings.preset,
         seed=settings.seed,
-        network=NetworkSettings(num_classes=max(dataset.num_classes, 2), **preset["network"]),
-        rule=RuleSettings(**rule),
-        loader=LoaderSettings(seed=settings.seed, **loader),
-        **run,
+        network=NetworkSettings(num_classes=max(dataset.num_classes, 2), side=loader.crop, **row["network"]),
+        rule=RuleSettings(**row["rule"]),
+        loader=loader,
+        **row["run"],
     )
 
 
 def misfits(settings: TrainSettings, dataset: Dataset) -> list[str]:
-    """Where the dataset was made otherwise than the preset's network was trained; each a sentence."""
-    said = []
-    if settings.preset == "caffe" and dataset.settings.label_order != "wnid":
-        said.append("Labels are in ILSVRC order; class 0 is ILSVRC2012_ID 1.")
-    if settings.preset in ("museum145", "caffe") and dataset.settings.order == "source":
-        said.append(
-            "Samples lie in the source's order, and this preset visits them in a fixed order: classes come in runs."
-        )
-    if dataset.side != 256:
-        said.append(f"Pictures are {dataset.side} pixels wide; the presets were made for 256.")
-    if dataset.num_classes != 1000 and settings.preset != "demo":
-        said.append(
-            f"The dataset has {dataset.num_classes} classes; schedules and learning rate of {settings.preset} are those "
-            "for the 1,000 of ImageNet, and may not learn on few pictures (preset demo does)."
-        )
-    return said
+    """Where the dataset was made otherwise than the preset's network was trained (rows 1-3, 12 and 37 of the table of
+    switches), or cannot be made so; each a sentence."""
+    preset, made = settings.preset, dataset.settings
+    side = 32 if preset == "cifar" else 256
+    few = dataset.num_classes != 1000 and preset not in ("demo", "cifar")
+    said = {
+        "Labels are in ILSVRC order; class 0 is ILSVRC2012_ID 1.": (
+            preset in ("caffe", "torchvision") and made.label_order != "wnid"
+        ),
+        "Labels are in wnid order, those of the released network in ILSVRC order: its outputs come in another order, "
+        "which changes nothing else.": preset in ("museum145", "convnet2", "cnn_star") and made.label_order == "wnid",
+        "Samples lie in the source's order, and this preset visits them in a fixed order: classes come in runs.": (
+            PRESETS[preset]["loader"].get("order") == "fixed" and made.order == "source"
+        ),
+        "Caffe warped pictures to a square and kept their raw pixels in BGR order; here they are scaled, cut and RGB"
+        + (", and stored as JPEG." if dataset.payload == "jpeg" else "."): preset == "caffe",
+        "torchvision trained on crops of random area and aspect of the original pictures, scaled to 224; here crops of "
+        "224 are cut from pictures of 256.": preset == "torchvision",
+        f"Pictures are {dataset.side} pixels wide; the preset was made for {side}.": dataset.side != side,
+        f"The dataset has {dataset.num_classes} classes; schedules and learning rate of {preset} are those for the "
+        "1,000 of ImageNet, and may not learn on few pictures (preset demo does).": few,
+    }
+    return [sentence for sentence, holds in said.items() if holds]

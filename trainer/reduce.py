@@ -15,9 +15,12 @@ from torch import nn
 
 
 class FlatGradients:
-    """The gradient buffers of a network, with a few extra numbers riding along in float64."""
+    """The gradient buffers of a network, with a few extra numbers riding along in float64.
 
-    def __init__(self, network: nn.Module, num_extras: int) -> None:
+    Gradients are added over the ranks of `group` (all, unless told), the extras over all ranks.
+    """
+
+    def __init__(self, network: nn.Module, num_extras: int, group: dist.ProcessGroup | None = None) -> None:
         named = list(network.named_parameters())
         self.device = named[0][1].device
         self.extras = torch.zeros(num_extras, dtype=torch.float64, device=self.device)
@@ -26,6 +29,7 @@ class FlatGradients:
         self._sizes: list[int] = []
         self._under_way: list[Any] = []
         self._armed = False
+        self._group = group
         for prefix in ("fc", "conv"):
             self._lay_out([parameter for name, parameter in named if name.startswith(prefix)])
 
@@ -43,11 +47,11 @@ class FlatGradients:
         self._armed = dist.is_initialized()
 
     def reduce(self) -> list[float]:
-        """Sum gradients and extras over all ranks; the extras' sums. Ranks without rows take part with zeros."""
+        """Sum gradients and extras over the ranks; the extras' sums. Ranks without rows take part with zeros."""
         if dist.is_initialized():
             for place, buffer in enumerate(self._buffers):
                 if self._under_way[place] is None:
-                    self._under_way[place] = dist.all_reduce(buffer, async_op=True)
+                    self._under_way[place] = dist.all_reduce(buffer, group=self._group, async_op=True)
             last = dist.all_reduce(self.extras, async_op=True)
             for handle in (*self._under_way, last):
                 handle.wait()
@@ -78,12 +82,14 @@ class FlatGradients:
         # Buffers start in one order on every rank: the fully connected one, then the convolutional one.
         ready = all(handle is not None for handle in self._under_way[:place])
         if self._waiting[place] == 0 and ready:
-            self._under_way[place] = dist.all_reduce(self._buffers[place], async_op=True)
+            self._under_way[place] = dist.all_reduce(self._buffers[place], group=self._group, async_op=True)
 
 
-def sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:
-    """Sums of float64 values over all ranks."""
+def sum_over_ranks(
+    values: Sequence[float], device: torch.device, group: dist.ProcessGroup | None = None
+) -> list[float]:
+    """Sums of float64 values over the ranks of `group`: all, unless told."""
     total = torch.tensor(values, dtype=torch.float64, device=device)
     if dist.is_initialized():
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=group)
     return [float(value) for value in total.tolist()]

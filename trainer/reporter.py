@@ -1,13 +1,28 @@
-"""What a training says of itself while it works: metrics as events, progress as the latest second."""
+"""What a training says of itself while it works: metrics as events, progress as the latest second, both for TensorBoard."""
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from ingest.progress import RunWriter
-from trainer.evaluate import Errors
+from trainer.board import Board
+from trainer.devices import gpu_figures
+from trainer.norms import StepNorms
+from trainer.scores import Errors
 
 METRICS_EVERY_S = 1.0
+
+
+class StepSums(NamedTuple):
+    """Sums of one step over the samples of all ranks: loss in nats, correct first guesses, samples. `waited_s`: how long
+    the step waited for data, which is as long as the rank that waited longest."""
+
+    loss: float
+    correct: float
+    samples: float
+    waited_s: float = 0.0
 
 
 @dataclass
@@ -18,11 +33,11 @@ class Sums:
     correct: float = 0.0
     samples: float = 0.0
 
-    def add(self, loss: float, correct: float, samples: float) -> None:
+    def add(self, step: StepSums) -> None:
         """Count a step in."""
-        self.loss += loss
-        self.correct += correct
-        self.samples += samples
+        self.loss += step.loss
+        self.correct += step.correct
+        self.samples += step.samples
 
 
 @dataclass(frozen=True)
@@ -35,44 +50,56 @@ class Standing:
     done: int
     total: int
     rate: float
-    waited_s: float
     errors: Errors | None
 
 
 class Reporter:
-    """Metrics and progress of a run, at most once a second; without a run folder (on other ranks) it is silent."""
+    """Metrics and progress of a run, about once a second; without a run folder (on other ranks) it is silent."""
 
-    def __init__(self, run: RunWriter | None) -> None:
-        self._run = run
-        self._since = Sums()
-        self._at = time.monotonic()
-        self._waited = 0.0
+    def __init__(self, run: RunWriter | None, device: torch.device, board: Board | None) -> None:
+        self._run, self._device, self._board = run, device, board
+        self._since, self._waited = Sums(), 0.0
+        self._at = self._step_at = time.monotonic()
+        self._step_s = 0.0
         self._last: dict[str, Any] = {}
 
-    def after_step(self, loss: float, correct: float, rows: float, standing: Standing) -> None:
-        """Count a step, and report if a second has passed."""
-        self._since.add(loss, correct, rows)
-        if time.monotonic() - self._at >= METRICS_EVERY_S:
-            self.report(standing)
+    def begin(self, step: int) -> None:
+        """Training goes on after this step."""
+        if self._board is not None:
+            self._board.begin(step)
 
-    def report(self, standing: Standing) -> None:
-        """Write what happened since the last report."""
-        since, seconds = self._since, max(time.monotonic() - self._at, 1e-9)
-        if self._run is None or not since.samples:
+    def due(self) -> bool:
+        """Whether the step that now begins is to be reported: by its end a second will have passed, or it is the first."""
+        self._step_at = time.monotonic()
+        return not self._last or self._step_at + self._step_s - self._at >= METRICS_EVERY_S
+
+    def after_step(self, step: StepSums, standing: Standing, norms: StepNorms | None) -> None:
+        """Count a step; with its norms, write what happened since the last report."""
+        self._since.add(step)
+        self._waited += step.waited_s
+        self._step_s = time.monotonic() - self._step_at
+        if norms is not None and self._run is not None:
+            self._report(self._run, standing, norms)
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count seconds that were not training (a checkpoint)."""
+        self._at += seconds
+
+    def restart(self) -> None:
+        """Count from now on: what was before is told, or was not training (an evaluation)."""
+        self._since, self._waited, self._at = Sums(), 0.0, time.monotonic()
+
+    def evaluated(self, standing: Standing, errors: Errors) -> None:
+        """Write the errors after an epoch."""
+        if self._run is None:
             return
-        self._last = {
-            "step": standing.step, "epoch": standing.epoch, "loss": round(since.loss / since.samples, 6),
-            "train_top1_error": round(1 - since.correct / since.samples, 6), "learning_rate": standing.rate,
-            "samples_per_s": round(since.samples / seconds, 2),
-            "data_wait_share": round(min((standing.waited_s - self._waited) / seconds, 1.0), 4),
-        }  # fmt: skip
-        self._run.event("metrics", f"Step {standing.step}: loss {self._last['loss']:.4f}.", **self._last)
-        self.progress(standing)
-        self.restart(standing)
-
-    def restart(self, standing: Standing) -> None:
-        """Leave out what was not training (an evaluation, a checkpoint)."""
-        self._since, self._at, self._waited = Sums(), time.monotonic(), standing.waited_s
+        self._run.event(
+            "evaluated",
+            f"Epoch {standing.epoch + 1}: top-1 error {errors.top1_error:.2%}, top-5 error {errors.top5_error:.2%}.",
+            epoch=standing.epoch, step=standing.step, **errors.to_json(),
+        )  # fmt: skip
+        if self._board is not None:
+            self._board.evaluated(standing.step, errors.to_json())
 
     def progress(self, standing: Standing, force: bool = False) -> None:
         """Replace the run's progress with where the training stands."""
@@ -89,3 +116,30 @@ class Reporter:
         }
         done = min(standing.done, standing.total)
         self._run.progress("training", done, standing.total, "samples", force=force, **figures)
+
+    def publish(self) -> None:
+        """Let TensorBoard see everything so far."""
+        if self._board is not None:
+            self._board.publish()
+
+    def close(self) -> None:
+        """End: nothing is written from now on."""
+        if self._board is not None:
+            self._board.close()
+
+    def _report(self, run: RunWriter, standing: Standing, norms: StepNorms) -> None:
+        since, seconds = self._since, max(time.monotonic() - self._at, 1e-9)
+        self._last = {
+            "step": standing.step, "epoch": standing.epoch, "samples": int(since.samples),
+            "loss": round(since.loss / since.samples, 6),
+            "train_top1_error": round(1 - since.correct / since.samples, 6), "learning_rate": standing.rate,
+            "samples_per_s": round(since.samples / seconds, 2),
+            "data_wait_share": round(min(self._waited / seconds, 1.0), 4),
+            "gradient_norm": round(norms.gradient_norm, 6), "layers": norms.by_layer(),
+            **gpu_figures(self._device),
+        }  # fmt: skip
+        run.event("metrics", f"Step {standing.step}: loss {self._last['loss']:.4f}.", **self._last)
+        if self._board is not None:
+            self._board.metrics(self._last)
+        self.progress(standing)
+        self.restart()

@@ -12,6 +12,7 @@ export function typeOf(property, definitions = {}) {
 
 export function toText(value) {
   if (value === null || value === undefined) return "";
+  if (Array.isArray(value)) return value.join(" ");
   if (Number.isInteger(value) && !Number.isSafeInteger(value)) return ""; // digits were lost on the way here
   return String(value);
 }
@@ -21,6 +22,7 @@ export function fromText({ spec, input }) {
   if (spec.type === "boolean" && !spec.enum) return input.checked;
   const text = input.value.trim();
   if (text === "") return undefined;
+  if (spec.type === "array") return text.split(/\s+/);
   if (spec.enum) return spec.enum.find((one) => String(one) === text);
   if (spec.type === "integer") return Number.isSafeInteger(Number(text)) ? Number(text) : BigInt(text);
   return spec.type === "number" ? Number(text) : text;
@@ -31,10 +33,16 @@ export function check({ spec, required, input }) {
   if (spec.enum || spec.type === "boolean") return null;
   const text = input.value.trim();
   if (text === "") return required ? "This is needed." : null;
+  if (spec.type === "array") return checkItems(spec.items ?? {}, text.split(/\s+/));
   if (spec.type === "integer" && !/^[+-]?\d+$/.test(text)) return `"${text}" is not a whole number.`;
   if (spec.type === "number" && !Number.isFinite(Number(text))) return `"${text}" is not a number.`;
   if (["integer", "number"].includes(spec.type)) return checkBounds(spec, Number(text));
   return checkText(spec, text);
+}
+
+function checkItems(spec, items) {
+  const odd = spec.enum && items.find((item) => !spec.enum.includes(item));
+  return odd ? `"${odd}" is none of ${spec.enum.join(", ")}.` : null;
 }
 
 function checkBounds(spec, value) {

@@ -120,7 +120,7 @@ function makeField(name, spec, required, given) {
   const value = given !== undefined ? given : spec.default;
   const input = makeInput(id, name, spec, value);
   const fault = h("p.fault", { id: `${id}-fault`, hidden: true });
-  const help = h("p.help", { id: `${id}-help` }, [spec.description, boundWords(spec)].filter(Boolean).join(" "));
+  const help = h("p.help", { id: `${id}-help` }, [spec.description, boundWords(spec), listWords(spec)].filter(Boolean).join(" "));
   input.setAttribute("aria-describedby", `${id}-fault ${id}-help`);
   if (required) input.setAttribute("aria-required", "true");
   const words = h("label", { for: id }, f.label(name), required ? h("span.must", {}, " needed") : null);
@@ -170,6 +170,13 @@ function boundWords(spec) {
       : "";
   const bounds = [low, high].filter(Boolean).join(" ");
   return bounds ? `(${bounds})` : "";
+}
+
+/** How a list is typed into its field. */
+function listWords(spec) {
+  if (spec.type !== "array") return "";
+  const items = spec.items?.enum ? `: ${spec.items.enum.join(", ")}` : "";
+  return `(any number, with spaces between${items})`;
 }
 
 function setFault(field, text) {

@@ -22,6 +22,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"output": "uint8"},
     {"mean": "centre", "colour": "paper", "divide": 1.1},
     {"mean": "channel", "colour": "none", "crop": 227, "divide": 57.3},
+    {"mean": "published", "crop": 101},
     {"mean": "none", "crop": 256, "flip": False, "crop_chunk": 8},
     {"crop": 31, "order": "fixed", "tail": "wrap", "window": 2},
 ]

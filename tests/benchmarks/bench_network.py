@@ -13,7 +13,7 @@ from tests.benchmarks import report
 from trainer.dropout import DropoutKey
 from trainer.networks import build
 from trainer.normalisation import across_channels
-from trainer.settings import NetworkSettings
+from trainer.switches import NetworkSettings
 
 TIMES, BATCH = 7, 16
 

@@ -15,8 +15,8 @@ from tests.cluster.served import environment
 from tests.conftest import TinySource
 
 COMMANDS = {
-    "sample", "ingest", "inspect", "verify", "repair", "recentre", "augment-sheet", "train", "evaluate", "figures",
-    "demo", "serve",
+    "sample", "ingest", "inspect", "verify", "repair", "recentre", "augment-sheet", "train", "evaluate", "predict",
+    "figure kernels", "figure curves", "figure retrieval", "figure results", "figure relu-tanh", "demo", "serve",
     "submit ingest", "submit verify", "submit repair", "submit recentre", "submit train", "submit evaluate",
     "jobs list", "jobs show", "jobs watch", "jobs stop", "jobs resume", "jobs logs",
     "datasets list", "token add", "token list", "token revoke", "quarantine list", "quarantine retry",
@@ -109,6 +109,9 @@ def test_the_version_is_the_installed_one(capsys: Capture) -> None:
         ("train a --learning-rate 0", ["--learning-rate 0: expected a number above 0 and at most 100"]),
         ("train a --learning-rate nan", ["--learning-rate nan: expected a number above 0"]),
         ("train a --epochs -3 --seed -1", ["--epochs -3: expected", "--seed -1: expected"]),
+        ("train a --variant tan", ["--variant tan: expected one_column, no_norm, "]),
+        ("train a --switch network.lrn_c=1", ["--switch: 'network.lrn_c=1' is not a switch", "did you mean network.lrn_k?"]),
+        ("train a --num-workers 2 --min-workers 3", ["--min-workers: 3 is more than the 2 of num_workers"]),
         ("evaluate a b --views 3", ["--views 3: expected 1 or 10"]),
         ("sample a --num-train 1001", ["--num-train 1001: expected a whole number from 1 to 1,000"]),
         ("serve --port 99999", ["--port 99999: expected a whole number from 0 to 65,535"]),
@@ -146,7 +149,7 @@ def test_wrong_use_is_answered_in_our_words_with_exit_code_2(line: str, said: li
         ("train missing run --num-workers 0", ["/here/missing", "no such dataset"]),
         ("train missing run --resume", ["run: holds no run that could be resumed", "--resume"]),
         ("evaluate missing run", ["run: holds no run", "tench train"]),
-        ("figures run", ["run: holds no run", "tench train"]),
+        ("figure curves run", ["run: holds no run", "tench train"]),
         ("ingest ftp://elsewhere/x out --dry-run", ["ftp://elsewhere/x", "expected a local path"]),
     ],
 )

@@ -153,3 +153,11 @@ def test_the_number_of_drivers_is_limited() -> None:
     large = Capacity(1000, 0, 1000 * GIB, 8)
     assert len(admit(waiting, [], large).granted) == 16
     assert len(admit(waiting, [Needs(1)] * 14, large).granted) == 2
+
+
+def test_an_elastic_training_asks_for_what_the_cluster_has_but_not_for_less_than_its_least() -> None:
+    def cpus(workers: int, least: int | None) -> int:
+        settings = {"num_workers": workers, "min_workers": least, "device": "cpu", "cpus_per_worker": 3}
+        return needs_of("train", settings, EMPTY).cpus
+
+    assert [cpus(4, None), cpus(4, 1), cpus(2, 1), cpus(1, 1), cpus(4, 3)] == [12, 6, 6, 3, 9]

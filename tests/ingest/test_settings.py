@@ -6,7 +6,8 @@ from pydantic import ValidationError
 from augment.settings import LoaderSettings
 from cluster.settings import KINDS, ServeSettings
 from ingest.settings import IngestSettings, SampleSettings, Settings, VerifySettings
-from trainer.settings import EvaluateSettings, NetworkSettings, Recipe, RuleSettings, TrainSettings
+from trainer.settings import EvaluateSettings, TrainSettings
+from trainer.switches import NetworkSettings, Recipe, RuleSettings
 
 MODELS: list[type[Settings]] = [
     IngestSettings, SampleSettings, VerifySettings, LoaderSettings, TrainSettings, EvaluateSettings,

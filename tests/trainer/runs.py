@@ -15,8 +15,10 @@ from trainer.launch import train
 from trainer.settings import TrainSettings
 
 Tensors = dict[str, torch.Tensor]
+# A small AlexNet, quickly trained and saved.
+SMALL = ("loader.crop=64", "network.hidden=[64, 32]")
 # Two epochs of the tiny dataset's 60 samples: a step of 40 and one of 20 each.
-RECIPE: dict[str, Any] = {"preset": "demo", "epochs": 2, "global_batch": 40}
+RECIPE: dict[str, Any] = {"preset": "demo", "epochs": 2, "global_batch": 40, "switch": SMALL}
 HERE: dict[str, Any] = {"num_workers": 0, "cpus_per_worker": 2, "device": "cpu", "keep_checkpoints": 9}
 AFTER_EVERY_STEP: dict[str, Any] = {"checkpoint_minutes": 1e-9}
 

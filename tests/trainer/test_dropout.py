@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.augment.test_choices import plain_philox
 from trainer.dropout import DropoutKey, keep_mask
 from trainer.networks import AlexNet, build
-from trainer.settings import NetworkSettings
+from trainer.switches import NetworkSettings
 
 CPU = torch.device("cpu")
 SEEDS, STEPS, ROWS = st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1), st.integers(0, 999_999)

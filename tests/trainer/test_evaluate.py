@@ -19,8 +19,9 @@ from ingest.storage import Place
 from tests.trainer.runs import Left
 from trainer import checkpoint
 from trainer.evaluate import evaluate, evaluate_run, pick_device
-from trainer.networks import AlexNet
-from trainer.settings import EvaluateSettings, NetworkSettings
+from trainer.networks import build
+from trainer.settings import EvaluateSettings
+from trainer.switches import NetworkSettings
 
 LAST = "step-00000004.0001"
 DEMO = LoaderSettings(global_batch=1, mean="channel", divide_test=60.0)
@@ -39,10 +40,13 @@ class Coarse(nn.Module):
         return means @ self.weights
 
 
-def gathered(network: nn.Module, dataset: str, split: str, views: int) -> tuple[Floats, npt.NDArray[np.int64]]:
+def gathered(
+    network: nn.Module, dataset: str, split: str, views: int, crop: int = 224
+) -> tuple[Floats, npt.NDArray[np.int64]]:
     """float64 (samples, views, classes) logits and the labels, one picture and one view at a time."""
     logits, labels = [], []
-    with Loader(dataset, DEMO, split=split, views=views) as loader, torch.no_grad():
+    settings = DEMO.model_copy(update={"crop": crop})
+    with Loader(dataset, settings, split=split, views=views) as loader, torch.no_grad():
         for batch in loader:
             (picture,) = batch.images if views == 10 else batch.images[None]
             logits.append([network(view[None])[0].double().numpy() for view in picture])
@@ -65,7 +69,7 @@ def test_errors_equal_a_count_over_all_samples(tiny_dataset: str, split: str, ba
     network = Coarse()
     settings = DEMO.model_copy(update={"global_batch": batch, "tail": "drop"})
     with Loader(tiny_dataset, settings, split=split, views=views) as loader:
-        found = evaluate(network, loader, "fp32")  # type: ignore[arg-type]
+        found = evaluate(network, loader, "fp32")
     expected = counted(*gathered(network, tiny_dataset, split, views))
     assert found.to_json() == pytest.approx(expected, rel=1e-5)
     assert 0 < found.top5_error < found.top1_error < 1
@@ -84,13 +88,34 @@ def test_with_fewer_than_five_classes_every_label_is_among_the_first(tiny_datase
         assert evaluate(Coarse(num_classes=2), loader, "fp32").top5_error == 0  # type: ignore[arg-type]
 
 
+class Undecided(nn.Module):
+    """All classes alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.level.expand(len(images), 10)
+
+
+@pytest.mark.parametrize(
+    ("ties", "top1", "top5"), [(None, 0.9, 0.5), ("fractional", 0.9, 0.5), ("better", 1, 1), ("order", 0.9, 0.5)]
+)
+def test_equal_scores_count_as_the_rule_for_ties_says(tiny_dataset: str, ties: Any, top1: float, top5: float) -> None:
+    with Loader(tiny_dataset, DEMO.model_copy(update={"global_batch": 30}), split="val", views=1) as loader:
+        found = evaluate(Undecided(), loader, "fp32", **({"ties": ties} if ties else {}))
+    assert (found.top1_error, found.top5_error) == pytest.approx((top1, top5))
+
+
 def test_a_runs_newest_checkpoint_is_measured_and_named(tiny_dataset: str, unbroken: Left, tmp_path: Path) -> None:
     run = RunWriter.begin(Place(tmp_path), "evaluate", {})
     facts = evaluate_run(tiny_dataset, str(unbroken.folder), EvaluateSettings(device="cpu", batch=16), run)
     run.flush()
-    network = AlexNet(NetworkSettings(num_classes=10))
+    network = build(NetworkSettings(**unbroken.state(LAST)["recipe"]["network"]), 0)
     network.load_state_dict(unbroken.tensors(LAST)["network"])
-    expected = counted(*gathered(network, tiny_dataset, "val", 1))
+    crop = unbroken.state(LAST)["recipe"]["loader"]["crop"]
+    expected = counted(*gathered(network, tiny_dataset, "val", 1, crop))
     assert {name: facts[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     during = unbroken.events("evaluated")[-1]
     assert {name: facts[name] for name in expected} == pytest.approx(

@@ -124,12 +124,9 @@ def test_a_step_gives_the_mean_gradient_of_its_global_batch(tiny_dataset: str) -
             assert (gradient - plain).norm() <= 1e-5 * plain.norm()
 
 
-@pytest.mark.parametrize(("rate", "batch"), [(100.0, 20), (30.0, 30)], ids=["in a step", "in an evaluation"])
-def test_a_run_that_diverges_says_so_and_keeps_nothing_of_it(
-    tiny_dataset: str, folder: Path, rate: float, batch: int
-) -> None:
+def test_a_run_that_diverges_says_so_and_keeps_nothing_of_it(tiny_dataset: str, folder: Path) -> None:
     with pytest.raises(TenchError, match=r"step [23]: the loss is (nan|inf); the run diverged.*lower --learning-rate"):
-        train_here(tiny_dataset, folder, learning_rate=rate, global_batch=batch)
+        train_here(tiny_dataset, folder, learning_rate=100.0, global_batch=20)
     assert Left(folder).names == []
     assert all("NaN" not in path.read_text() for path in folder.rglob("*.json*"))
 

@@ -1,6 +1,7 @@
 """Kill a worker or the driver of a run at the worst moments: nothing is lost, and the end is the unbroken one."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from tests.trainer.runs import AFTER_EVERY_STEP, Left, assert_same_checkpoint, t
 
 pytestmark = pytest.mark.slow
 
+# Pictures of full size: a step takes long enough for something to happen in it.
+SWITCHES = ("network.hidden=[512, 256]",)
 STEPS = [f"step-{step:08d}" for step in (1, 2, 3, 4)]
 WITHIN_S = 240
 
@@ -40,12 +43,18 @@ def kill_a_worker(folder: Path, killed: list[str]) -> None:
     victim.kill()
 
 
+def threads(num_workers: int) -> int:
+    """CPUs of each of so many workers."""
+    return 2 if num_workers < 2 else 1
+
+
 class Driver:
     """`tench train` in a session of its own, with all processes that belong to it."""
 
     def __init__(self, dataset: str, folder: Path, num_workers: int, resume: bool) -> None:
         chosen = {"preset": "demo", "epochs": 2, "global-batch": 40, "num-workers": num_workers, "device": "cpu",
-                  "cpus-per-worker": 2, "checkpoint-minutes": 1e-9, "keep-checkpoints": 9}  # fmt: skip
+                  "cpus-per-worker": threads(num_workers), "checkpoint-minutes": 1e-9, "keep-checkpoints": 9,
+                  "switch": SWITCHES[0]}  # fmt: skip
         flags = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
         command = [sys.executable, "-m", "cluster.cli", "train", dataset, str(folder), *flags]
         self.process = subprocess.Popen(
@@ -66,6 +75,15 @@ class Driver:
         assert self.process.returncode == 0, words
 
 
+@pytest.fixture(scope="module")
+def unbroken(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
+    """A run of two epochs of two steps in one process that nothing disturbs."""
+    place = tmp_path_factory.mktemp("unbroken")
+    train_here(tiny_dataset, place, switch=SWITCHES, **AFTER_EVERY_STEP)
+    yield Left(place)
+    shutil.rmtree(place)
+
+
 @pytest.fixture
 def drivers() -> Iterator[list[Driver]]:
     """Drivers of a test; none outlives it."""
@@ -80,7 +98,7 @@ def test_a_run_outlives_the_death_of_a_worker(tiny_dataset: str, unbroken: Left,
     killed: list[str] = []
     killer = threading.Thread(target=kill_a_worker, args=(folder, killed))
     killer.start()
-    facts = train_here(tiny_dataset, folder, num_workers=2, cpus_per_worker=1, **AFTER_EVERY_STEP)
+    facts = train_here(tiny_dataset, folder, num_workers=2, cpus_per_worker=1, switch=SWITCHES, **AFTER_EVERY_STEP)
     killer.join()
     left = Left(folder)
     assert len(killed) == 1
@@ -95,11 +113,17 @@ def test_a_run_outlives_the_death_of_a_worker(tiny_dataset: str, unbroken: Left,
     assert facts["loss"] == pytest.approx(unbroken.events("evaluated")[-1]["loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
 def test_a_run_whose_driver_was_killed_resumes_to_the_unbroken_end(
     tiny_dataset: str, unbroken: Left, folder: Path, drivers: list[Driver], num_workers: int
 ) -> None:
-    """Killed first with half a checkpoint on disk, then right after a whole one."""
+    """Killed first with half a checkpoint on disk, then right after a whole one. Bit for bit the end of a run of as many
+    workers and threads."""
+    if num_workers > 1:
+        whole = folder.with_name("whole")
+        told = {"num_workers": num_workers, "cpus_per_worker": threads(num_workers), "switch": SWITCHES}
+        train_here(tiny_dataset, whole, **told, **AFTER_EVERY_STEP)
+        unbroken = Left(whole)
     for attempt, (step, is_complete) in enumerate([(STEPS[1], False), (STEPS[2], True)]):
         drivers.append(Driver(tiny_dataset, folder, num_workers, resume=attempt > 0))
         wait_for(folder, step, is_complete)

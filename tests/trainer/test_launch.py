@@ -51,7 +51,7 @@ def test_two_workers_train_like_one_process(tiny_dataset: str, unbroken: Left, f
 
     assert [event["step"] for event in left.events("evaluated")] == [2]
     assert (left.progress()["done"], left.progress()["total"]) == (60, 60)
-    written = {"attempts", "checkpoints", "events", "progress", "request.json", "workers"}
+    written = {"attempts", "checkpoints", "events", "progress", "request.json", "tensorboard", "workers"}
     assert {path.name for path in folder.iterdir()} == written
 
 

@@ -1,4 +1,4 @@
-"""The network of 2012: counts, shapes, order of layers and initial weights, against the published figures."""
+"""The network of 2012 and its relatives: counts, shapes, order of layers and initial weights, as published."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainer.networks import AlexNet, build, count_parameters
-from trainer.presets import PRESETS
-from trainer.settings import NetworkSettings
+from ingest.errors import RefusedError
+from trainer.networks import Network, blank, build, count_parameters
+from trainer.presets import PRESETS, VARIANTS
+from trainer.switches import NetworkSettings
 
 # Layer: weights, biases, input, output, multiply-accumulates of one picture.
 LAYERS: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...], int]] = {
@@ -22,11 +23,27 @@ LAYERS: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...], int]] = {
     "fc7": (16_777_216, 4096, (4096,), (4096,), 16_777_216),
     "fc8": (4_096_000, 1000, (4096,), (1000,), 4_096_000),
 }
+# Parameters and multiply-accumulates of the relatives, with 1000 outputs (CIFAR: 10).
+RELATIVES: dict[str, tuple[int, int]] = {
+    "museum145": (60_965_224, 724_406_816),
+    "paper": (60_965_224, 724_406_816),
+    "caffe": (60_965_224, 724_406_816),
+    "convnet2": (61_100_840, 714_188_480),
+    "torchvision": (61_100_840, 714_188_480),
+    "cnn_star": (61_555_304, 745_640_480),
+    "cifar": (89_578, 12_298_240),
+    "one_column": (59_798_312, 391_514_384),
+    "no_overlap": (60_965_224, 686_891_552),
+    "no_exchange": (60_714_408, 724_323_872),
+    "no_norm": (60_965_224, 724_406_816),
+    "no_conv3": (59_858_920, 537_506_336),
+}
 # Deviations of the initial weights and the biases, conv1 to fc8.
 INITIAL: dict[str, tuple[list[float], list[float]]] = {
     "museum145": ([0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01], [0, 1, 0, 1, 1, 1, 1, 0]),
     "paper": ([0.01] * 8, [0, 1, 0, 1, 1, 1, 1, 0]),
     "caffe": ([0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01], [0, 0.1, 0, 0.1, 0.1, 0.1, 0.1, 0]),
+    "convnet2": ([0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01], [0, 1, 0, 1, 1, 1, 1, -7]),
 }
 # LRN as torch states it (alpha is divided by the size), whether it comes before the first ReLU, channel groups.
 NORMS: dict[str, tuple[float, float, bool, int]] = {
@@ -36,23 +53,23 @@ NORMS: dict[str, tuple[float, float, bool, int]] = {
 }
 
 
-def preset_network(preset: str, seed: int = 0, **chosen: Any) -> AlexNet:
+def preset_network(preset: str, seed: int = 0, **chosen: Any) -> Network:
     return build(NetworkSettings(**{"num_classes": 10, **PRESETS[preset]["network"], **chosen}), seed)
 
 
-def shapes_only(num_classes: int = 1000) -> AlexNet:
+def shapes_only(**chosen: Any) -> Network:
     """A network whose weights are whatever lay in memory."""
     with torch.device("meta"):
-        network = AlexNet(NetworkSettings(num_classes=num_classes))
+        network = blank(NetworkSettings(**chosen))
     return network.to_empty(device="cpu")
 
 
-def seen_by_layers(network: AlexNet, images: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def seen_by_layers(network: Network, images: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Input and output of each layer that has weights."""
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     hooks = [
         network.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: seen.update({name: (i[0], o)}))
-        for name in LAYERS
+        for name in network.layer_names
     ]
     with torch.no_grad():
         network(images)
@@ -107,9 +124,19 @@ def test_every_layer_has_its_published_shape_units_and_multiplications() -> None
     assert sum(o.numel() for _, o in seen.values()) == 659_272
 
 
+@pytest.mark.parametrize("name", RELATIVES)
+def test_each_relative_has_its_published_parameters_and_multiplications(name: str) -> None:
+    switches = (PRESETS.get(name) or VARIANTS[name])["network"]
+    side = {"caffe": 227, "cifar": 32}.get(name, 224)
+    network = shapes_only(**switches, side=side, num_classes=10 if name == "cifar" else 1000)
+    seen = seen_by_layers(network, torch.zeros(1, 3, side, side))
+    macs = sum(o.numel() * network.get_parameter(f"{layer}.weight")[0].numel() for layer, (_, o) in seen.items())
+    assert (count_parameters(network), macs) == RELATIVES[name]
+
+
 @pytest.mark.parametrize("num_classes", [2, 10, 21_843])
 def test_the_output_has_one_unit_a_class(num_classes: int) -> None:
-    network = shapes_only(num_classes)
+    network = shapes_only(num_classes=num_classes)
     assert count_parameters(network) == 60_965_224 + (num_classes - 1000) * 4097
     assert network(torch.zeros(2, 3, 224, 224)).shape == (2, num_classes)
 
@@ -117,22 +144,26 @@ def test_the_output_has_one_unit_a_class(num_classes: int) -> None:
 def test_the_last_filters_hang_three_pixels_over_the_right_and_lower_edge() -> None:
     network = shapes_only()
     with torch.no_grad():
-        network.conv1.weight.fill_(1)
-        network.conv1.bias.zero_()
+        network.get_parameter("conv1.weight").fill_(1)
+        network.get_parameter("conv1.bias").zero_()
     (found,) = seen_by_layers(network, torch.ones(1, 3, 224, 224))["conv1"][1][:, 17]
     expected = torch.full((55, 55), 363.0)
     expected[-1], expected[:, -1], expected[-1, -1] = 264, 264, 192
     assert torch.equal(found, expected)
 
 
+# A network of small pictures and few units has the same order of layers, and is quickly built.
+SMALL: dict[str, Any] = {"side": 64, "hidden": (64, 32), "init": "he"}
+
+
 @pytest.mark.parametrize("preset", NORMS)
 def test_the_order_of_layers_follows_each_preset(preset: str) -> None:
     generator = torch.Generator().manual_seed(7)
-    images = torch.randn(2, 3, 224, 224, generator=generator) * 60
-    network = preset_network(preset, init="he")  # so that every layer carries much of the picture
+    images = torch.randn(2, 3, 64, 64, generator=generator) * 60
+    network = preset_network(preset, **{**SMALL, "conv1_border": "after"})
     with torch.no_grad():
-        for bias in (network.conv1.bias, network.conv3.bias, network.fc8.bias):
-            bias.normal_(0, 5, generator=generator)
+        for layer in ("conv1", "conv3", "fc8"):
+            network.get_parameter(f"{layer}.bias").normal_(0, 5, generator=generator)
         found = network(images)
     expected = reference(preset, network.state_dict(), images)
     assert found.dtype == torch.float32
@@ -142,9 +173,77 @@ def test_the_order_of_layers_follows_each_preset(preset: str) -> None:
     assert all((found - other).abs().max() > 1e-2 * scale for other in others)
 
 
+def torchvisions(num_classes: int) -> nn.Sequential:
+    """torchvision's AlexNet as its source has it, for pictures of 64 pixels and few units."""
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(),
+        nn.Dropout(), nn.Linear(256, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 32), nn.ReLU(),
+        nn.Linear(32, num_classes),
+    )  # fmt: skip
+
+
+def test_torchvisions_preset_is_torchvisions_network() -> None:
+    network, other = preset_network("torchvision", **{**SMALL, "init": "torch", "side": 64}), torchvisions(10).eval()
+    for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        theirs.data.copy_(mine)
+    pixels = torch.rand(2, 3, 64, 64) * 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    expected = other((pixels / 255 - mean) / std)
+    torch.testing.assert_close(network(pixels - 255 * mean), expected, rtol=1e-4, atol=1e-5)
+    bounds = [p.abs().max() * (p[0].numel() if p.ndim > 1 else q) ** 0.5 for p, q in with_fan_in(network)]
+    assert all(0.9 < bound <= 1 for bound in bounds)
+
+
+def with_fan_in(network: Network) -> list[tuple[torch.Tensor, int]]:
+    """Each parameter and how many inputs a unit of its layer has."""
+    layers = [network.get_submodule(name) for name in network.layer_names]
+    return [(p, layer.get_parameter("weight")[0].numel()) for layer in layers for p in layer.parameters()]
+
+
+def test_columns_without_exchange_meet_in_the_last_layer_only() -> None:
+    network = preset_network("museum145", **SMALL, exchange=False)
+    images = torch.randn(1, 3, 64, 64)
+    before = seen_by_layers(network, images)
+    with torch.no_grad():
+        network.get_parameter("conv1.weight")[:48] *= 1.5  # the first column alone
+    after = seen_by_layers(network, images)
+    for name in network.layer_names[:-1]:
+        (one, other), (was_one, was_other) = (seen[name][1].chunk(2, 1) for seen in (after, before))
+        assert torch.equal(other, was_other)
+        assert not torch.equal(one, was_one)
+    assert not torch.equal(after["fc8"][1], before["fc8"][1])
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_another_nonlinearity_takes_the_place_of_relu_everywhere(activation: str) -> None:
+    network = preset_network("paper", **SMALL, activation=activation, lrn=False, dropout="none")
+    images, act = torch.randn(2, 3, 64, 64), getattr(torch, activation)
+    seen = seen_by_layers(network, images)
+    for name, before in (("conv4", "conv3"), ("conv5", "conv4"), ("fc7", "fc6"), ("fc8", "fc7")):
+        torch.testing.assert_close(seen[name][0], act(seen[before][1]))
+    torch.testing.assert_close(seen["conv2"][0], F.max_pool2d(act(seen["conv1"][1]), 3, 2, ceil_mode=True))
+    torch.testing.assert_close(network.features(images), act(seen["fc7"][1]))
+
+
+def test_the_sixth_convolution_reads_the_last_pool() -> None:
+    network = preset_network("cnn_star", **SMALL)
+    seen = seen_by_layers(network, torch.randn(1, 3, 64, 64))
+    torch.testing.assert_close(seen["conv6"][0], F.max_pool2d(seen["conv5"][1].relu(), 3, 2, ceil_mode=True))
+    torch.testing.assert_close(seen["fc6"][0], seen["conv6"][1].relu().flatten(1))
+
+
+def test_pictures_too_small_for_the_network_are_refused() -> None:
+    assert blank(NetworkSettings(side=60)).get_parameter("fc6.weight").shape == (4096, 256)
+    with pytest.raises(RefusedError, match="pictures of 12 pixels are too small"):
+        blank(NetworkSettings(side=12))
+
+
 @pytest.mark.parametrize("preset", INITIAL)
 def test_initial_weights_have_the_deviations_and_biases_of_the_preset(preset: str) -> None:
-    network = preset_network(preset)
+    network = preset_network(preset, hidden=(400, 300))
     for name, deviation, bias in zip(LAYERS, *INITIAL[preset], strict=True):
         weights = network.get_parameter(f"{name}.weight").detach().flatten()[:400_000].double() / deviation
         assert abs(weights.std() - 1) < 5 / len(weights) ** 0.5
@@ -153,17 +252,18 @@ def test_initial_weights_have_the_deviations_and_biases_of_the_preset(preset: st
 
 
 def test_he_weights_carry_the_variance_through_relu() -> None:
-    network = preset_network("demo")
+    network = preset_network("demo", hidden=(400, 300))
     # Inputs that each unit reads: colours x kernel, or half of the channels x kernel in the layers of two groups.
-    fan_ins = (3 * 121, 48 * 25, 256 * 9, 192 * 9, 192 * 9, 9216, 4096, 4096)
+    fan_ins = (3 * 121, 48 * 25, 256 * 9, 192 * 9, 192 * 9, 9216, 400, 300)
     for name, fan_in in zip(LAYERS, fan_ins, strict=True):
         weights = network.get_parameter(f"{name}.weight").detach().flatten()[:400_000].double()
         assert abs(weights.std() * (fan_in / 2) ** 0.5 - 1) < 5 / len(weights) ** 0.5
 
 
 def test_the_seed_alone_determines_the_initial_weights() -> None:
-    first = preset_network("museum145", seed=3).state_dict()
+    small = {name: SMALL[name] for name in ("side", "hidden")}
+    first = preset_network("museum145", 3, **small).state_dict()
     torch.manual_seed(1)
-    again, other = (preset_network("museum145", seed=seed).state_dict() for seed in (3, 4))
+    again, other = (preset_network("museum145", seed, **small).state_dict() for seed in (3, 4))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[f"{name}.weight"], other[f"{name}.weight"]) for name in LAYERS)

@@ -1,57 +1,72 @@
 """Presets are rows of the table of switches; settings of a run override them; what does not fit is said."""
 
+import re
 from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from augment.settings import LoaderSettings
 from ingest.dataset import Dataset
 from trainer.launch import plan_only
-from trainer.networks import DEVIATIONS
-from trainer.presets import PRESETS, misfits, recipe
-from trainer.settings import PresetName, TrainSettings
+from trainer.presets import VARIANTS, misfits, recipe
+from trainer.settings import TrainSettings, VariantName
+from trainer.switches import PresetName
 
-# The table of switches: one line a point of difference, and its cell for the text of the paper, the released
-# network and Caffe's.
-COLUMNS = ("paper", "museum145", "caffe")
-SWITCHES: dict[str, tuple[Any, Any, Any]] = {
-    "loader.mean": ("centre", "centre", "aligned"),
-    "loader.crop": (224, 224, 227),
-    "loader.crop_chunk": (1, 32, 1),
-    "loader.flip": (True, True, True),
-    "loader.colour": ("paper", "museum", "none"),
-    "loader.colour_until_epoch": (None, 67, None),
-    "loader.divide": (1.0, 1.1, 1.0),
-    "loader.divide_test": (1.0, 1.0, 1.0),
-    "loader.global_batch": (128, 128, 256),
-    "loader.tail": ("short", "short", "short"),
-    "network.num_classes": (10, 10, 10),
-    "network.norm_first": (False, True, False),
-    "network.spatial_norm": (False, True, False),
-    "network.lrn": (True, True, True),
-    "network.lrn_k": (2.0, 2.0, 1.0),
-    "network.lrn_factor": (1e-4, 2e-5, 2e-5),
-    "network.lrn_span": ("layer", "half", "layer"),
-    "network.dropout": ("mask", "mask", "scaled"),
-    "network.init": ("paper", "museum", "caffe"),
-    "network.bias_one": (1.0, 1.0, 0.1),
-    "rule.learning_rate": (0.01, 0.01, 0.01),
-    "rule.bias_rate_factor": (1.0, 2.0, 2.0),
-    "rule.lower_biases": (True, False, True),
-    "rule.momentum": (0.9, 0.9, 0.9),
-    "rule.decay": (5e-4, 5e-4, 5e-4),
-    "rule.decay_biases": (False, False, False),
-    "rule.schedule": ("plateau", "epochs", "epochs"),
-    "rule.divide_at": ((), (25, 51, 79), (20, 40, 60, 80)),
-    "rule.divide_by": (10.0, 10.0, 10.0),
-    "rule.divisions": (3, 3, 3),
-    "epochs": (90, 91, 90),
-    "precision": ("fp32", "fp32", "fp32"),
+# The table of switches: one line a point of difference, and its cell in each preset that has a column.
+COLUMNS = ("paper", "museum145", "convnet2", "caffe", "torchvision")
+TWO, ONE = (96, 256, 384, 384, 256), (64, 192, 384, 256, 256)
+SWITCHES: dict[str, tuple[Any, ...]] = {
+    "loader.mean": ("centre", "centre", "centre", "aligned", "published"),
+    "loader.crop": (224, 224, 224, 227, 224),
+    "loader.crop_chunk": (1, 32, 1, 1, 1),
+    "loader.flip": (True,) * 5,
+    "loader.colour": ("paper", "museum", "museum", "none", "none"),
+    "loader.colour_until_epoch": (None, 67, None, None, None),
+    "loader.divide": (1.0, 1.1, 1.1, 1.0, 1.0),
+    "loader.divide_test": (1.0,) * 5,
+    "loader.global_batch": (128, 128, 128, 256, 256),
+    "loader.tail": ("short",) * 5,
+    "network.num_classes": (10,) * 5,
+    "network.side": (224, 224, 224, 227, 224),
+    "network.widths": (TWO, TWO, ONE, TWO, ONE),
+    "network.columns": (2, 2, 1, 2, 1),
+    "network.conv1_border": ("after", "after", "after", "none", "around"),
+    "network.norm_first": (False, True, True, False, False),
+    "network.spatial_norm": (False, True, False, False, False),
+    "network.lrn": (True, True, True, True, False),
+    "network.lrn_k": (2.0, 2.0, 2.0, 1.0, 2.0),
+    "network.lrn_factor": (1e-4, 2e-5, 2e-5, 2e-5, 2e-5),
+    "network.lrn_span": ("layer", "half", "layer", "layer", "half"),
+    "network.pool": (3,) * 5,
+    "network.pool_rounding": ("ceil", "ceil", "ceil", "ceil", "floor"),
+    "network.pool_ties": ("all", "all", "all", "first", "first"),
+    "network.dropout": ("mask", "mask", "mask", "scaled", "scaled"),
+    "network.dropout_place": ("outputs", "outputs", "outputs", "outputs", "inputs"),
+    "network.init": ("paper", "museum", "museum", "caffe", "torch"),
+    "network.bias_one": (1.0, 1.0, 1.0, 0.1, 1.0),
+    "network.bias_last": (0.0, 0.0, -7.0, 0.0, 0.0),
+    "network.input_scale": (None, None, None, None, (58.395, 57.12, 57.375)),
+    "rule.learning_rate": (0.01,) * 5,
+    "rule.bias_rate_factor": (1.0, 2.0, 2.0, 2.0, 1.0),
+    "rule.lower_biases": (True, False, True, True, True),
+    "rule.momentum": (0.9,) * 5,
+    "rule.velocity": ("with_rate", "with_rate", "with_rate", "with_rate", "without_rate"),
+    "rule.decay": (5e-4, 5e-4, 5e-4, 5e-4, 1e-4),
+    "rule.decay_biases": (False, False, False, False, True),
+    "rule.schedule": ("plateau", "epochs", "dexp", "epochs", "epochs"),
+    "rule.divide_at": ((), (25, 51, 79), (), (20, 40, 60, 80), (30, 60)),
+    "rule.divide_by": (10.0,) * 5,
+    "rule.divisions": (3,) * 5,
+    "rule.dexp": ((250.0, 4),) * 5,
+    "rule.dexp_biases": ((10.0, 2),) * 5,
+    "rule.layer_rates": ({}, {"conv1": ((67, 1e-5), (72, 0))}, {}, {}, {}),
+    "rule.trust": (0.0,) * 5,
+    "epochs": (90, 91, 90, 90, 90),
+    "precision": ("fp32",) * 5,
 }
 
 
-def switch(given: Any, path: str) -> Any:
+def cell(given: Any, path: str) -> Any:
     for part in path.split("."):
         given = getattr(given, part)
     return given
@@ -60,24 +75,76 @@ def switch(given: Any, path: str) -> Any:
 @pytest.mark.parametrize("path", SWITCHES)
 def test_each_preset_is_its_column_of_the_table(path: str, tiny_dataset: str) -> None:
     opened = Dataset.open(tiny_dataset)
-    found = tuple(switch(recipe(TrainSettings(preset=preset), opened), path) for preset in COLUMNS)
+    found = tuple(cell(recipe(TrainSettings(preset=preset), opened), path) for preset in COLUMNS)
     assert found == SWITCHES[path]
 
 
-def test_the_released_network_and_caffe_visit_samples_in_a_fixed_order(tiny_dataset: str) -> None:
+def test_the_released_networks_visit_samples_in_a_fixed_order(tiny_dataset: str) -> None:
     opened = Dataset.open(tiny_dataset)
-    assert {recipe(TrainSettings(preset=preset), opened).loader.order for preset in ("museum145", "caffe")} == {"fixed"}
+    orders = {p: recipe(TrainSettings(preset=p), opened).loader.order for p in ("museum145", "convnet2", "caffe")}
+    assert set(orders.values()) == {"fixed"}
 
 
-@pytest.mark.parametrize("preset", get_args(PresetName))
-def test_every_preset_is_a_recipe_for_the_datasets_classes(preset: str, tiny_dataset: str) -> None:
-    plan = plan_only(tiny_dataset, TrainSettings(preset=preset, epochs=2))  # type: ignore[arg-type]
+@pytest.mark.parametrize("preset", sorted({*get_args(PresetName)} - {"cifar"}))
+def test_every_preset_is_a_recipe_for_the_datasets_classes(preset: Any, tiny_dataset: str) -> None:
+    plan = plan_only(tiny_dataset, TrainSettings(preset=preset, epochs=2))
     assert plan["recipe"]["preset"] == preset
-    assert plan["num_parameters"] == 60_965_224 - 990 * 4097
-    assert plan["recipe"]["network"]["init"] in {*DEVIATIONS, "he"}
+    whole = {"convnet2": 61_100_840, "torchvision": 61_100_840, "cnn_star": 61_555_304}.get(preset, 60_965_224)
+    assert plan["num_parameters"] == whole - 990 * 4097
     batch = plan["recipe"]["loader"]["global_batch"]
     assert (plan["steps_per_epoch"], plan["steps"]) == (-(-60 // batch), 2 * -(-60 // batch))
     assert plan["samples"] == 120
+
+
+def test_the_cifar_preset_fits_pictures_of_32_pixels(tiny_dataset: str) -> None:
+    plan = plan_only(tiny_dataset, TrainSettings(preset="cifar"))
+    assert (plan["recipe"]["loader"]["crop"], plan["num_parameters"]) == (32, 89_578)
+
+
+@pytest.mark.parametrize("variant", get_args(VariantName))
+def test_each_variant_changes_just_its_switches(variant: Any, tiny_dataset: str) -> None:
+    opened = Dataset.open(tiny_dataset)
+    plain, changed = recipe(TrainSettings(), opened), recipe(TrainSettings(variant=(variant,)), opened)
+    differing = {
+        f"{part}.{name}"
+        for part in ("network", "rule", "loader")
+        for name, value in getattr(plain, part)
+        if value != getattr(getattr(changed, part), name)
+    }
+    expected = {f"{part}.{name}" for part, switches in VARIANTS[variant].items() for name in switches}
+    assert differing == expected
+
+
+def test_single_switches_come_last(tiny_dataset: str) -> None:
+    told: Any = {"variant": ("tanh", "one_column"), "learning_rate": 0.5, "preset": "paper"}
+    switches: Any = (
+        "network.activation=sigmoid",
+        "rule.learning_rate=0.25",
+        "loader.crop=64",
+        "network.hidden=[32, 16]",
+    )
+    found = recipe(TrainSettings(**told, switch=switches), Dataset.open(tiny_dataset))
+    assert (found.network.activation, found.network.columns, found.network.hidden) == ("sigmoid", 1, (32, 16))
+    assert (found.rule.learning_rate, found.loader.crop, found.network.side) == (0.25, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("network.lrn_c=1", "did you mean network.lrn_k?"),
+        ("lrn_k=1", "did you mean network.lrn_k?"),
+        ("network.lrn_k", "is not a switch"),
+        ("network.lrn_k=0", "greater than 0"),
+        ("network.activation=swish", "'relu', 'tanh' or 'sigmoid'"),
+        ("network.num_classes=7", "is not a switch"),
+        ("loader.threads=2", "is not a switch"),
+        ("loader.seed=2", "is not a switch"),
+        ('rule.layer_rates={"pool1": [[0, 1]]}', "pattern"),
+    ],
+)
+def test_a_switch_that_does_not_exist_is_refused_at_the_door(text: str, words: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(words)):
+        TrainSettings(switch=(text,))
 
 
 def test_settings_of_a_run_take_the_place_of_the_presets(tiny_dataset: str) -> None:
@@ -109,17 +176,13 @@ def test_settings_that_no_run_could_use_are_refused(told: dict[str, Any]) -> Non
         TrainSettings(**told)
 
 
-def test_a_preset_states_only_switches_that_exist() -> None:
-    names = {name for preset in PRESETS.values() for name in preset["loader"]}
-    assert names <= set(LoaderSettings.model_fields)
-
-
 def test_what_does_not_fit_the_dataset_is_said(tiny_dataset: str) -> None:
     small = Dataset.open(tiny_dataset)
     made_otherwise = {**small.manifest.settings, "order": "source", "label_order": "ilsvrc", "side": 64}
     odd = Dataset(small.place, small.manifest.model_copy(update={"settings": made_otherwise}))
     assert misfits(TrainSettings(preset="demo"), small) == []
-    (few,) = misfits(TrainSettings(preset="museum145"), small)
+    labels, few = misfits(TrainSettings(preset="museum145"), small)
+    assert labels.startswith("Labels are in wnid order, those of the released network in ILSVRC order")
     assert few.startswith(
         "The dataset has 10 classes; schedules and learning rate of museum145 are those for the 1,000"
     )
@@ -127,7 +190,12 @@ def test_what_does_not_fit_the_dataset_is_said(tiny_dataset: str) -> None:
     few_classes, narrow, sorted_source, ids = "The dataset ", "Pictures are", "Samples lie ", "Labels are i"
     assert said == {
         "museum145": [sorted_source, narrow, few_classes],
-        "caffe": [ids, sorted_source, narrow, few_classes],
+        "convnet2": [sorted_source, narrow, few_classes],
+        "caffe": [ids, sorted_source, "Caffe warped", narrow, few_classes],
+        "torchvision": [ids, "torchvision ", narrow, few_classes],
         "paper": [narrow, few_classes],
+        "cnn_star": [sorted_source, narrow, few_classes],
+        "fast": [narrow, few_classes],
+        "cifar": [narrow],
         "demo": [narrow],
     }

@@ -14,7 +14,7 @@ from torch import nn
 
 from trainer.presets import PRESETS
 from trainer.schedules import Rates, ScheduleState, after_evaluation, rates
-from trainer.settings import RuleSettings
+from trainer.switches import RuleSettings
 from trainer.update import Rule
 
 GRADIENTS = (0.1, -0.2, 0.3, 0.4, -0.5, 0.6)
@@ -108,7 +108,7 @@ def test_a_rule_with_saved_velocities_goes_on_bit_for_bit() -> None:
 
 def preset_rates(preset: str, epochs: list[int]) -> list[tuple[float, float]]:
     rule = RuleSettings(**PRESETS[preset]["rule"])
-    found = [rates(rule, ScheduleState(), epoch) for epoch in epochs]
+    found = [rates(rule, ScheduleState(), epoch, 90) for epoch in epochs]
     return [(pytest.approx(each.weights), pytest.approx(each.biases)) for each in found]
 
 
@@ -124,7 +124,92 @@ def test_caffe_keeps_the_biases_rate_at_twice_the_weights() -> None:
 
 def test_a_constant_rate_stays() -> None:
     rule = RuleSettings(schedule="constant", learning_rate=0.003, divide_at=(1,), bias_rate_factor=1.0)
-    assert {rates(rule, ScheduleState(divisions=2), epoch) for epoch in range(50)} == {Rates(0.003, 0.003)}
+    assert all(rates(rule, ScheduleState(divisions=2), epoch, 50) == Rates(0.003, 0.003) for epoch in range(50))
+
+
+def weight_rates(rule: RuleSettings, epochs: int, moments: list[float]) -> list[float]:
+    return [rates(rule, ScheduleState(), epoch, epochs).weights for epoch in moments]
+
+
+@pytest.mark.parametrize(
+    ("factor", "levels"),
+    [
+        (250, (0.01, 0.00158740105, 0.00025198421, 0.00004)),
+        (500, (0.01, 0.00125992105, 0.00015874011, 0.00002)),
+        (1000, (0.01, 0.001, 0.0001, 0.00001)),
+    ],
+)
+def test_dexp_falls_by_equal_factors_at_equal_shares_of_the_run(factor: float, levels: tuple[float, ...]) -> None:
+    rule = RuleSettings(schedule="dexp", dexp=(factor, 4))
+    # A level holds up to and including its share: the first batch after it is lower.
+    ends = [22.5, 45.0, 67.5, 90.0]
+    for moments in ([0.0, 22.6, 45.1, 67.6], ends):
+        assert weight_rates(rule, 90, moments) == pytest.approx(levels, rel=1e-7)
+    biases = [rates(rule, ScheduleState(), epoch, 90).biases for epoch in (0.0, 45.0, 45.1, 89.0)]
+    assert biases == pytest.approx([0.02, 0.02, 0.002, 0.002])
+
+
+def test_a_warm_up_leads_from_nothing_into_half_a_cosine() -> None:
+    rule = RuleSettings(schedule="cosine", learning_rate=0.4, warmup_epochs=5)
+    expected = [0, 0.2, 0.4, 0.4 * (1 + 2**-0.5) / 2, 0.2, 0]
+    assert weight_rates(rule, 25, [0, 2.5, 5, 10, 15, 25]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_first_layer_of_the_museum_is_slowed_at_67_and_frozen_at_72() -> None:
+    rule = RuleSettings(**PRESETS["museum145"]["rule"])
+    found = [rates(rule, ScheduleState(), epoch, 91) for epoch in (66, 67, 71, 72, 90)]
+    assert [each.of("conv1.weight") for each in found] == pytest.approx([1e-4, 1e-5, 1e-5, 0, 0])
+    assert [each.of("conv1.bias") for each in found] == [0.02, 0.02, 0.02, 0, 0]
+    assert [each.of("conv2.weight") for each in found] == pytest.approx([1e-4] * 4 + [1e-5])
+
+
+def test_a_frozen_layer_is_not_touched_and_neither_is_its_velocity() -> None:
+    network = nn.Sequential()
+    network.add_module("conv1", layer(4, 3))
+    network.add_module("fc2", layer(3, 2))
+    rule = Rule(network, RuleSettings())
+    for moment, rate in ((0, Rates(0.01, 0.02)), (1, Rates(0.01, 0.02, {"conv1": 0.0}))):
+        for part in network:
+            assert isinstance(part, nn.Linear)
+            set_gradients(part, 1.0, 1.0)
+        before = {
+            n: t.clone()
+            for n, t in (*network.named_parameters(), *((f"v {n}", v) for n, v in rule.state_dict().items()))
+        }
+        rule.step(rate)
+        after = dict((*network.named_parameters(), *((f"v {n}", v) for n, v in rule.state_dict().items())))
+        same = {name for name in before if torch.equal(before[name], after[name])}
+        frozen = {"conv1.weight", "conv1.bias", "v conv1.weight", "v conv1.bias"}
+        assert same == (frozen if moment else set())
+
+
+def test_a_velocity_without_the_rate_is_that_of_torch_through_changes() -> None:
+    network = layer()
+    rule = Rule(network, RuleSettings(velocity="without_rate"))
+    found = []
+    for step, gradient in enumerate(GRADIENTS):
+        set_gradients(network, gradient, gradient)
+        rate = 0.01 if step < 3 else 0.001
+        rule.step(Rates(rate, rate))
+        found.append(network.weight.item())
+    assert found == pytest.approx((*WEIGHTS[:3], *SGD_AFTER_THE_CHANGE), rel=3e-7)
+
+
+def test_lars_gives_each_weight_a_rate_in_proportion_to_its_length() -> None:
+    random = np.random.default_rng(1)
+    network = layer(4, 3)
+    rule = Rule(network, RuleSettings(trust=0.01, decay=0.1))
+    w, v, b, u = np.full((3, 4), 0.5), np.zeros((3, 4)), np.full(3, 0.2), np.zeros(3)
+    for rate in (0.5, 0.5, 0.05):
+        g, h = random.normal(size=(3, 4)), random.normal(size=3)
+        set_gradients(network, g, h)
+        rule.step(Rates(rate, rate))
+        local = 0.01 * np.linalg.norm(w) / (np.linalg.norm(g) + 0.1 * np.linalg.norm(w))
+        v = 0.9 * v - rate * local * (g + 0.1 * w)
+        u = 0.9 * u - rate * h
+        w, b = w + v, b + u
+    np.testing.assert_allclose(network.weight.detach().numpy(), w, rtol=1e-5)
+    np.testing.assert_allclose(network.bias.detach().numpy(), b, rtol=1e-5)
 
 
 def plateau(rule: RuleSettings, errors: list[float]) -> list[ScheduleState]:
@@ -141,9 +226,15 @@ def test_the_rate_is_divided_as_validation_error_stalls_three_times_at_most() ->
     errors = [0.9, 0.8, 0.8, 0.81, 0.7, 0.7, 0.69, 0.9, 0.9, 0.69, 0.69, 0.7, 0.7, 0.7, 0.7]
     made = [state.divisions for state in plateau(rule, errors)]
     assert made == [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 3, 3, 3, 3, 3]
-    found = [rates(rule, ScheduleState(divisions=d), epoch=7) for d in range(4)]
+    found = [rates(rule, ScheduleState(divisions=d), 7, 90) for d in range(4)]
     assert [each.weights for each in found] == pytest.approx([1e-2, 1e-3, 1e-4, 1e-5])
     assert [each.biases for each in found] == [each.weights for each in found]
+
+
+def test_an_error_that_falls_by_less_than_the_threshold_is_no_better() -> None:
+    rule = RuleSettings(schedule="plateau", patience=2, threshold=0.01)
+    made = [state.divisions for state in plateau(rule, [0.9, 0.895, 0.891, 0.889, 0.8])]
+    assert made == [0, 0, 1, 1, 1]
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 4), st.integers(0, 4))

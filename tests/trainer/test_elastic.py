@@ -1,0 +1,51 @@
+"""An elastic training on nodes that come and go: no step is lost or done twice, whatever the world size."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from tests.trainer.runs import Left, train_here
+from trainer.settings import TrainSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+WITHIN_S = 500
+
+
+@pytest.mark.slow
+def test_a_run_grows_with_a_late_node_and_shrinks_when_it_is_lost(
+    tiny_dataset: str, folder: Path, tmp_path: Path
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-m", "tests.trainer.elastic_scenario", tiny_dataset, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=WITHIN_S)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert [size for size, _ in itertools.groupby(told["world_sizes"])] == [1, 2, 1]
+
+    left = Left(folder)
+    steps = [int(name[5:13]) for name in left.names]
+    assert steps == list(range(1, len(steps) + 1))
+    assert told["outcome"].startswith(f"Stopped after step {len(steps)};")
+    last = left.state(left.names[-1])
+    assert (last["epoch"], last["epoch_sums"]["samples"]) == (len(steps) // 2, 40 * (len(steps) % 2))
+    assert len(left.events("resumed")) == 2
+
+    # The same steps in one process: the sums of another world size round otherwise, and no more than that.
+    plain = tmp_path / "plain"
+    few = min(len(steps), told["world_sizes"].index(2) + 4) // 2
+    train_here(tiny_dataset, plain, epochs=few)
+    name = f"step-{2 * few:08d}.0001"
+    found, expected = left.tensors(name)["network"], Left(plain).tensors(name)["network"]
+    apart = {key: float((found[key] - expected[key]).norm() / expected[key].norm()) for key in found}
+    assert max(apart.values()) < 0.05, apart
+
+
+def test_a_least_number_of_workers_above_the_most_is_refused() -> None:
+    with pytest.raises(ValidationError, match="3 is more than the 2 of num_workers"):
+        TrainSettings(num_workers=2, min_workers=3)

@@ -1,0 +1,110 @@
+"""What the folder of a training run says: its curves, its training error by epoch, its recipe, its evaluations.
+
+In: events or a run folder. Out: plain numbers. Drawing them is the business of `curves.py`, `results.py` and others.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ingest.errors import RefusedError
+from ingest.progress import Event, RunReader
+from ingest.storage import Place
+from trainer import checkpoint
+
+OVER_STEP = ("loss", "learning_rate", "samples_per_s", "train_top1_error", "data_wait_share")
+OVER_EPOCH = ("top1_error", "top5_error")
+
+
+def events_of(run_folder: str) -> list[Event]:
+    """The events of all attempts, in order. Raises RefusedError if the folder holds no run."""
+    reader = RunReader(Place(run_folder))
+    attempts = reader.latest_attempt()
+    if not attempts:
+        raise RefusedError(f"{run_folder}: holds no run; `tench train DATASET {run_folder}` makes one")
+    return [event for attempt in range(1, attempts + 1) for event in reader.events(attempt)]
+
+
+def series_of(events: Sequence[Event]) -> dict[str, list[list[float]]]:
+    """Curves: loss, learning_rate, samples_per_s, train_top1_error, data_wait_share over the step; top1_error and
+    top5_error over the epoch (from 1). Each a list of [x, y], in order of x; a repeated step counts once, the latest."""
+    points: dict[str, dict[float, float]] = {name: {} for name in (*OVER_STEP, *OVER_EPOCH)}
+    for _, data in _metrics(events):
+        for name in OVER_STEP:
+            points[name][data["step"]] = data[name]
+    for event in events:
+        if event.kind == "evaluated" and "epoch" in event.data:
+            for name in OVER_EPOCH:
+                points[name][event.data["epoch"] + 1] = event.data[name]
+    return {name: [[x, y] for x, y in sorted(values.items())] for name, values in points.items()}
+
+
+def training_errors(events: Sequence[Event]) -> list[list[float]]:
+    """[epochs trained (from 1), mean top-1 error of the training batches of that epoch] of each epoch that ended.
+
+    A mean over samples if the metrics count them (`samples`), else over steps: these differ by the epoch's last,
+    shorter batch.
+    """
+    ended = {event.data["epoch"] for event in events if event.kind == "delivered"}
+    sums: dict[int, list[float]] = {}
+    for num_steps, data in _metrics(events):
+        weight = data.get("samples", num_steps)
+        wrong = sums.setdefault(data["epoch"], [0.0, 0.0])
+        wrong[0] += weight * data["train_top1_error"]
+        wrong[1] += weight
+    return [[epoch + 1, wrong / count] for epoch, (wrong, count) in sorted(sums.items()) if epoch in ended]
+
+
+def newest_state(run_folder: str) -> dict[str, Any] | None:
+    """The state of the newest complete checkpoint without its weights; None while there is none."""
+    place = Place(run_folder)
+    paths = checkpoint.complete(place)
+    if not paths:
+        return None
+    state: dict[str, Any] = json.loads(place.get(f"{paths[-1]}/{checkpoint.STATE}"))
+    return state
+
+
+def evaluations(run_folder: str) -> list[dict[str, Any]]:
+    """Facts of the run's evaluations, the latest of each (split, views, number of networks, dataset), in this order.
+
+    Those of `tench evaluate`, and the one that the run made itself after its last epoch.
+    """
+    latest: dict[tuple[str, int, int, str], dict[str, Any]] = {}
+    for _, facts in sorted(_evaluated(run_folder), key=lambda found: found[0]):
+        latest[facts["split"], facts["views"], facts.get("num_networks", 1), facts["dataset_id"]] = facts
+    return [latest[kind] for kind in sorted(latest)]
+
+
+def _metrics(events: Iterable[Event]) -> list[tuple[int, dict[str, Any]]]:
+    """(steps since the one before, data) of the metrics that stand, in order of steps.
+
+    Not those of steps beyond the checkpoint from which a later attempt went on.
+    """
+    kept: list[tuple[int, dict[str, Any]]] = []
+    attempt = before = 0
+    for event in events:
+        if event.kind == "resumed":
+            attempt, before = event.attempt, event.data["step"]
+            kept = [metrics for metrics in kept if metrics[1]["step"] <= before]
+        elif event.kind == "metrics":
+            if event.attempt != attempt:  # begun anew, from no checkpoint
+                attempt, before, kept = event.attempt, 0, []
+            kept.append((event.data["step"] - before, event.data))
+            before = event.data["step"]
+    return kept
+
+
+def _evaluated(run_folder: str) -> list[tuple[float, dict[str, Any]]]:
+    """(Unix time, facts) of each evaluation: dataset_id, split, views, epoch (epochs trained), errors, num_samples."""
+    place = Place(run_folder)
+    found: list[tuple[float, dict[str, Any]]] = []
+    for name in place.folders("evaluations"):
+        result = RunReader(place.inside(f"evaluations/{name}")).result()
+        if result is not None and result.state == "succeeded" and result.facts.get("top1_error") is not None:
+            found.append((result.at, result.facts))
+    own = [event for event in events_of(run_folder) if event.kind == "evaluated" and "epoch" in event.data]
+    state = newest_state(run_folder) or {}
+    # Inside a run epochs count from 0, and the split and the view are always these.
+    common = {"dataset_id": state.get("dataset_id", ""), "split": "val", "views": 1}
+    return found + [(event.at, {**common, **event.data, "epoch": event.data["epoch"] + 1}) for event in own[-1:]]
