@@ -7,6 +7,7 @@ more than the norms.
 """
 
 import math
+import time
 from collections.abc import Iterable
 
 import torch
@@ -43,6 +44,7 @@ class StepNorms:
     """
 
     def __init__(self, network: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+        started = time.monotonic()
         self._group = group
         self._parameters = dict(network.named_parameters())
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
@@ -50,6 +52,8 @@ class StepNorms:
         self._names = [name for name in gradients if name.endswith(".weight")]
         self._before = [_sample(self._parameters[name]).clone() for name in self._names]
         self._after: list[list[float]] = []
+        self.seconds = time.monotonic() - started
+        """What they have taken."""
 
     @property
     def gradient_norm(self) -> float:
@@ -58,9 +62,11 @@ class StepNorms:
 
     def after_update(self) -> None:
         """Look at the new weights: every rank of a group does, whichever reports them."""
+        started = time.monotonic()
         weights = [self._parameters[name] for name in self._names]
         changes = [_sample(w) - before for w, before in zip(weights, self._before, strict=True)]
         self._after = [norms(tensors, self._group) for tensors in (weights, changes, self._before)]
+        self.seconds += time.monotonic() - started
 
     def by_layer(self) -> dict[str, dict[str, float | None]]:
         """After the update: {layer: weight_norm, gradient_norm, update_ratio} of its weights (biases left out).

@@ -12,7 +12,9 @@ from trainer.devices import gpu_figures
 from trainer.norms import StepNorms
 from trainer.scores import Errors
 
-METRICS_EVERY_S = 1.0
+METRICS_EVERY_S, AT_LEAST_EVERY_S = 1.0, 5.0
+COST_SHARE = 0.05
+"""What the norms of reported steps may take of the time, unless reports became rarer than the longest interval."""
 
 
 class StepSums(NamedTuple):
@@ -60,7 +62,7 @@ class Reporter:
         self._run, self._device, self._board = run, device, board
         self._since, self._waited = Sums(), 0.0
         self._at = self._step_at = time.monotonic()
-        self._step_s = 0.0
+        self._step_s = self._norms_s = 0.0
         self._last: dict[str, Any] = {}
 
     def begin(self, step: int) -> None:
@@ -69,9 +71,11 @@ class Reporter:
             self._board.begin(step)
 
     def due(self) -> bool:
-        """Whether the step that now begins is to be reported: by its end a second will have passed, or it is the first."""
+        """Whether the step that now begins is to be reported: by its end a second will have passed (up to five, where
+        the norms of a large network take long), or it is the first."""
         self._step_at = time.monotonic()
-        return not self._last or self._step_at + self._step_s - self._at >= METRICS_EVERY_S
+        interval = min(max(METRICS_EVERY_S, self._norms_s / COST_SHARE), AT_LEAST_EVERY_S)
+        return not self._last or self._step_at + self._step_s - self._at >= interval
 
     def after_step(self, step: StepSums, standing: Standing, norms: StepNorms | None) -> None:
         """Count a step; with its norms, write what happened since the last report."""
@@ -79,6 +83,7 @@ class Reporter:
         self._waited += step.waited_s
         self._step_s = time.monotonic() - self._step_at
         if norms is not None and self._run is not None:
+            self._norms_s = norms.seconds
             self._report(self._run, standing, norms)
 
     def leave_out(self, seconds: float) -> None:

@@ -43,7 +43,7 @@ class TrainSettings(Settings):
     """Ablations of the preset; several go together."""
 
     switch: Annotated[tuple[SwitchText, ...], Content] = ()
-    """Single switches over all that, as in network.lrn_k=1, rule.patience=6 or loader.colour=none; `--dry-run` shows
+    """Single switches over all that, as in network.lrn_k=1, rule.patience=6 or loader.colour=none; a dry run shows
     every one."""
 
     epochs: Annotated[int | None, Content, Field(ge=1, le=100_000)] = None

@@ -123,6 +123,8 @@ def test_curves_of_a_training_run_over_all_its_attempts(served: Served) -> None:
     other = {"learning_rate": 0.01, "samples_per_s": 9.0, "train_top1_error": 0.9, "data_wait_share": 0.0}
     for attempt, steps in enumerate(([10, 20], [20, 30]), start=1):
         run = RunWriter.begin(place, "train", {})
+        if attempt > 1:
+            run.event("resumed", "Goes on from step 10.", step=10)
         for step in steps:
             run.event("metrics", f"Step {step}.", step=step, loss=step / 10 + attempt, **other)
         run.flush() if attempt == 1 else run.finish("succeeded", 0)

@@ -51,7 +51,10 @@ def test_two_workers_train_like_one_process(tiny_dataset: str, unbroken: Left, f
 
     assert [event["step"] for event in left.events("evaluated")] == [2]
     assert (left.progress()["done"], left.progress()["total"]) == (60, 60)
-    written = {"attempts", "checkpoints", "events", "progress", "request.json", "tensorboard", "workers"}
+    written = {
+        "attempts", "checkpoints", "events", "model_card.json", "model_card.md", "progress", "request.json", "tensorboard",
+        "workers",
+    }  # fmt: skip
     assert {path.name for path in folder.iterdir()} == written
 
 
@@ -89,6 +92,7 @@ def test_workers_that_the_cluster_cannot_hold_are_refused(
 def test_a_plan_counts_what_a_run_would_do(tiny_dataset: str) -> None:
     plan = plan_only(tiny_dataset, TrainSettings(**RECIPE))
     assert (plan["steps_per_epoch"], plan["steps"], plan["samples"]) == (2, 4, 120)
-    assert plan["num_parameters"] == 60_965_224 - 990 * 4097
+    # Five convolutions of AlexNet, a last map of one pixel, then 64, 32 and 10 units.
+    assert plan["num_parameters"] == 2_334_080 + 257 * 64 + 65 * 32 + 33 * 10
     assert plan["misfits"] == []
     assert plan["recipe"]["loader"]["global_batch"] == 40
