@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.cli import run
+
 README = Path(__file__).resolve().parents[1] / "README.md"
-TENCH = Path(sys.executable).parent / "tench"
 PAGES = ("README.md", "CONTRIBUTING.md")
 
 
@@ -43,17 +44,17 @@ def test_a_python_block_runs_as_it_stands(word: str, folder: Path) -> None:
     assert ended.stdout.strip()
 
 
-def test_every_flag_in_the_readme_is_a_flag_of_its_command() -> None:
+def test_every_flag_in_the_readme_is_a_flag_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
     shell = "\n".join(blocks(""))
     lines = [line.split("#")[0].split() for line in shell.splitlines() if line.startswith("tench ")]
     assert len(lines) >= 10
     helps: dict[str, str] = {}
     for words in lines:
-        depth = 3 if words[1] in ("submit", "jobs", "token", "quarantine") else 2
+        depth = 3 if words[1] in ("submit", "jobs", "token", "quarantine", "figure") else 2
         command = " ".join(words[1:depth])
         if command not in helps:
-            asked = [str(TENCH), *words[1:depth], "--help"]
-            helps[command] = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout
+            assert run([*words[1:depth], "--help"]) == 0
+            helps[command] = capsys.readouterr().out
         for flag in (word for word in words if word.startswith("--")):
             assert flag in helps[command], f"tench {command} has no {flag}"
 

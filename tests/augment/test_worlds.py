@@ -29,10 +29,10 @@ BATCH, EPOCH, STEPS = 16, 2, 4
 FORMATS = ("arrow", "tfrecord")
 VARIANTS: dict[str, dict[str, Any]] = {
     "permuted": {},
-    "drop": {"tail": "drop"},
+    "drop": {"tail": "drop", "crop": 64},
     "fixed, wrap": {"order": "fixed", "tail": "wrap", "crop": 64},
     "chunk": {"crop_chunk": 8, "crop": 64},
-    "window": {"window": 1},
+    "window": {"window": 1, "crop": 64},
     "window, wrap, chunk": {"window": 2, "tail": "wrap", "crop_chunk": 8, "output": "uint8", "crop": 64},
     "two in the tail": {"global_batch": 58, "crop": 64},
 }

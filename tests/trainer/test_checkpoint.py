@@ -50,7 +50,7 @@ def test_weights_open_in_plain_torch(unbroken: Left) -> None:
     assert list(tensors) == ["network", "velocity"]
     for part in tensors.values():
         assert list(part) == names
-        assert sum(tensor.numel() for tensor in part.values()) == 60_965_224 - 990 * 4097
+        assert sum(tensor.numel() for tensor in part.values()) == 2_334_080 + 257 * 64 + 65 * 32 + 33 * 10
         assert all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in part.values())
 
 

@@ -24,7 +24,7 @@ from trainer.settings import EvaluateSettings
 from trainer.switches import NetworkSettings
 
 LAST = "step-00000004.0001"
-DEMO = LoaderSettings(global_batch=1, mean="channel", divide_test=60.0)
+DEMO = LoaderSettings(global_batch=1, crop=64, mean="channel", divide_test=60.0)
 Floats = npt.NDArray[np.float64]
 
 
@@ -40,13 +40,10 @@ class Coarse(nn.Module):
         return means @ self.weights
 
 
-def gathered(
-    network: nn.Module, dataset: str, split: str, views: int, crop: int = 224
-) -> tuple[Floats, npt.NDArray[np.int64]]:
+def gathered(network: nn.Module, dataset: str, split: str, views: int) -> tuple[Floats, npt.NDArray[np.int64]]:
     """float64 (samples, views, classes) logits and the labels, one picture and one view at a time."""
     logits, labels = [], []
-    settings = DEMO.model_copy(update={"crop": crop})
-    with Loader(dataset, settings, split=split, views=views) as loader, torch.no_grad():
+    with Loader(dataset, DEMO, split=split, views=views) as loader, torch.no_grad():
         for batch in loader:
             (picture,) = batch.images if views == 10 else batch.images[None]
             logits.append([network(view[None])[0].double().numpy() for view in picture])
@@ -114,8 +111,7 @@ def test_a_runs_newest_checkpoint_is_measured_and_named(tiny_dataset: str, unbro
     run.flush()
     network = build(NetworkSettings(**unbroken.state(LAST)["recipe"]["network"]), 0)
     network.load_state_dict(unbroken.tensors(LAST)["network"])
-    crop = unbroken.state(LAST)["recipe"]["loader"]["crop"]
-    expected = counted(*gathered(network, tiny_dataset, "val", 1, crop))
+    expected = counted(*gathered(network, tiny_dataset, "val", 1))
     assert {name: facts[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     during = unbroken.events("evaluated")[-1]
     assert {name: facts[name] for name in expected} == pytest.approx(
