@@ -19,8 +19,10 @@ from tests.benchmarks.material import dataset, many, scratch
 IMAGES, BATCH = 3_600_000, 128
 PARTS = 10
 MIB = 2**20
-GROWTH_MIB = 32
-"""What may come on top of the highest of the first tenth: allocators settle late."""
+BUFFER_MIB = BATCH * 3 * 224 * 224 * 4 // MIB
+GROWTH_MIB = BUFFER_MIB + 32
+"""What may come on top of the highest of the first half: the pool of batch buffers grows by one when the threads happen
+to meet badly, up to its bound, and allocators settle late."""
 NOTES = f"""\
 Anonymous memory of the process (RssAnon: no mapped shards), looked at after every batch of {BATCH}; highest in each tenth \
 of the run. float32 batches with mean and noise; a new epoch after each, as in training."""
@@ -39,7 +41,7 @@ def main() -> int:
             started, peaks = time.monotonic(), _peaks(Dataset.open(uri), images)
             figures[f"{name}_seconds"] = round(time.monotonic() - started)
             figures[f"{name}_highest_mib_by_tenth"] = peaks
-            is_flat &= peaks[-1] <= peaks[0] + GROWTH_MIB
+            is_flat &= peaks[-1] <= max(peaks[: PARTS // 2]) + GROWTH_MIB
     report.write("soak-loader", figures, NOTES)
     return 0 if is_flat else 1
 
