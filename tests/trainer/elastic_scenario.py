@@ -19,7 +19,7 @@ from ingest.progress import RunWriter, ask_to_stop
 from ingest.storage import Place
 from tests.ingest.cluster_scenarios import simulated
 
-PATIENCE_S = 150
+PATIENCE_S = 300
 RECIPE: dict[str, Any] = {
     "preset": "demo", "epochs": 100_000, "global_batch": 40, "switch": ("loader.crop=64", "network.hidden=[64, 32]"),
     "num_workers": 2, "min_workers": 1, "cpus_per_worker": 1, "resize_minutes": 0.1, "device": "cpu",
