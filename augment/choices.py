@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from augment.random_words import words
 from augment.settings import LoaderSettings
+from augment.views import evaluation_views
 from ingest.pixel_stats import Pca
 
 GEOMETRY_STREAM, COLOUR_STREAM = 0, 1
@@ -47,6 +48,13 @@ def choose(
     y, x = (((w * num_places) >> np.uint64(32)).astype(np.int64) for w in (w0, w1))
     mirror = (w2 >> np.uint64(31)).astype(bool) if settings.flip else np.zeros(len(samples), bool)
     return Choices(y, x, mirror, _offsets(settings, pca, epoch, samples))
+
+
+def view_choices(side: int, crop: int, num_views: int, num_samples: int) -> Choices:
+    """Evaluation choices: the views of each sample, one sample after another; no noise."""
+    columns = zip(*evaluation_views(side, crop, num_views), strict=True)
+    y, x, mirror = (np.tile(np.array(column), num_samples) for column in columns)
+    return Choices(y, x, mirror, np.zeros((len(y), 3), np.float32))
 
 
 def normals(seed: int, epoch: int, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -4,10 +4,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from augment.choices import Choices
+from augment.choices import view_choices
 from augment.finish import Finish
 from augment.settings import LoaderSettings
-from augment.views import evaluation_views
 from augment.workers import Workers
 from ingest.dataset import Dataset
 from ingest.errors import UsageError
@@ -28,9 +27,7 @@ def views_of(
         )
     if settings.crop > side:
         raise UsageError(f"crop: {settings.crop} pixels, but the pictures of {dataset.uri} have {side}")
-    places = evaluation_views(side, settings.crop, views)
-    y, x, mirror = (np.tile(np.array(column), len(pixels)) for column in zip(*places, strict=True))
-    choices = Choices(y, x, mirror, np.zeros((len(y), 3), np.float32))
+    choices = view_choices(side, settings.crop, views, len(pixels))
     finish = Finish(dataset.mean, settings, settings.divide_test, device, centred=False)
     stored = torch.from_numpy(np.array(pixels, order="C"))
     images = finish.images(stored.__getitem__, len(pixels), choices, Workers(1))

@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from augment.choices import Choices, choose
+from augment.choices import Choices, choose, view_choices
 from augment.ledger import Hashes, Ledger, sample_hashes
 from augment.order import EpochOrder
 from augment.reader import Rows, by_place
 from augment.settings import LoaderSettings
-from augment.views import evaluation_views
 from ingest.dataset import Split
 
 TOGETHER = 4096
@@ -94,9 +93,7 @@ class Planner:
         if not self.views:
             dataset = self.split.dataset
             return choose(self.settings, dataset.side, dataset.pca, share.epoch, share.rows, share.positions)
-        n, views = len(share.rows), evaluation_views(self.split.dataset.side, self.settings.crop, self.views)
-        y, x, mirror = (np.tile(np.array(column), n) for column in zip(*views, strict=True))
-        return Choices(y, x, mirror, np.zeros((n * len(views), 3), np.float32))
+        return view_choices(self.split.dataset.side, self.settings.crop, self.views, len(share.rows))
 
     def hashes(self, share: Share, choices: Choices) -> Hashes:
         """What is entered for the samples of a share; of several views, the first counts."""

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from cluster.cli_jobs import Json, print_json
+from cluster.cli_jobs import Json
+from cluster.cli_run import say
 
 
 def add_to(app: App) -> None:
@@ -33,7 +34,7 @@ def export(
 
     facts = write(run, out, format)
     print(f"wrote {out}", file=sys.stderr)
-    return _say(facts, json)
+    return say(facts, json)
 
 
 def import_weights(
@@ -60,13 +61,4 @@ def import_weights(
     """
     from trainer.exchange import import_weights as read
 
-    return _say(read(weights, run, dataset, origin), json)
-
-
-def _say(facts: dict[str, object], as_json: bool) -> int:
-    from cluster.display import facts_lines
-
-    if as_json:
-        return print_json(facts)
-    print("\n".join(facts_lines(facts)))
-    return 0
+    return say(read(weights, run, dataset, origin), json)

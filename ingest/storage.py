@@ -11,6 +11,7 @@ times in all.
 
 import errno
 import os
+import posixpath
 import re
 import socket
 from collections.abc import Iterator, Sequence
@@ -251,3 +252,19 @@ def _sync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def split_file(uri: str) -> tuple[Place, str]:
+    """The folder of a single file and its name there."""
+    folder, name = posixpath.split(uri)
+    return Place(folder or "."), name
+
+
+def writable_file(uri: str) -> tuple[Place, str]:
+    """As `split_file`, for a file to write. Raises RefusedError now for what would only fail when it is written."""
+    place, name = split_file(uri)
+    if not place.can_list:
+        raise RefusedError(f"{uri}: a web server takes no files; give a local file or one in a bucket")
+    if not name or (place.is_local and place.local_path(name).is_dir()):
+        raise RefusedError(f"{uri}: is a folder; give the name of a file")
+    return place, name

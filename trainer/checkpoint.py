@@ -103,6 +103,14 @@ def newest(run: Place) -> tuple[Checkpoint | None, list[str]]:
     return None, []
 
 
+def needed(run: Place) -> Checkpoint:
+    """The newest whole checkpoint. Raises RefusedError if the run has none, DamageError as `newest` does."""
+    found, _ = newest(run)
+    if found is None:
+        raise RefusedError(f"{run.uri}: holds no checkpoint; `tench train DATASET {run.uri}` writes them")
+    return found
+
+
 def refuse_other(state: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise RefusedError naming what differs between a checkpoint and the run that wants to continue it."""
     for key in ("content_id", "classes"):

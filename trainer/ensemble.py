@@ -136,9 +136,7 @@ class LogSums:
 
 
 def _open(place: Place, dataset: Dataset) -> Member:
-    found, _ = checkpoint.newest(place)
-    if found is None:
-        raise RefusedError(f"{place.uri}: holds no checkpoint; `tench train DATASET {place.uri}` writes them")
+    found = checkpoint.needed(place)
     if found.state["classes"] != [c.wnid for c in dataset.classes]:
         raise RefusedError(
             f"{place.uri}: was trained on {len(found.state['classes'])} classes that are not the "

@@ -12,7 +12,7 @@ from augment.loader import Loader
 from ingest.dataset import Dataset, Split
 from ingest.errors import Interrupted, RefusedError
 from ingest.progress import RunWriter, to_json
-from ingest.storage import Place
+from ingest.storage import Place, writable_file
 from trainer import model_card, predictions
 from trainer.ensemble import LogSums, Member, Said, open_members, said_of
 from trainer.findings import Findings, class_table, confusions
@@ -176,7 +176,7 @@ def _refuse_without_purpose(split: Split, outputs: Outputs) -> None:
             "--submission FILE write what the network takes its pictures for"
         )
     for uri in outputs.uris:
-        predictions.refuse_unwritable(uri)
+        writable_file(uri)
     if outputs.submission:
         predictions.ilsvrc_ids(dataset.classes, dataset.uri)
 

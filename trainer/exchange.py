@@ -41,9 +41,7 @@ def export(run_folder: str, out: str, form: Format | None) -> dict[str, Any]:
     form = form or _format_of(out)
     place, name = weight_files.target(out)
     run = Place(run_folder)
-    found, _ = checkpoint.newest(run)
-    if found is None:
-        raise RefusedError(f"{run.uri}: holds no checkpoint; `tench train DATASET {run.uri}` writes them")
+    found = checkpoint.needed(run)
     chosen = Recipe.model_validate(found.state["recipe"])
     data = _safetensors(found, chosen, run) if form == "safetensors" else _torchvision(found, chosen)
     if not place.put_new(name, data):

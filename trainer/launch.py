@@ -14,6 +14,7 @@ from trainer import checkpoint, columns, model_card, transfer
 from trainer.evaluate import pick_device
 from trainer.presets import misfits, recipe
 from trainer.settings import TrainSettings
+from trainer.switches import Recipe
 
 ERRORS: dict[str, type[TenchError]] = {
     e.__name__: e for e in (TenchError, UsageError, RefusedError, DamageError, Interrupted)
@@ -45,7 +46,7 @@ def train(dataset: str, run_folder: str, settings: TrainSettings, run: RunWriter
         recipe=chosen.model_dump(mode="json"), resumed_from=found.path if found else None,
     )  # fmt: skip
     if settings.num_workers == 0:
-        facts |= _in_process(opened, settings, run, found)
+        facts |= _in_process(opened, chosen, settings, run, found)
     else:
         del found
         facts |= _with_ray(opened, settings, run)
@@ -82,13 +83,12 @@ def plan_only(dataset: str, settings: TrainSettings) -> dict[str, Any]:
 
 
 def _in_process(
-    dataset: Dataset, settings: TrainSettings, run: RunWriter, found: checkpoint.Checkpoint | None
+    dataset: Dataset, chosen: Recipe, settings: TrainSettings, run: RunWriter, found: checkpoint.Checkpoint | None
 ) -> dict[str, Any]:
     from trainer.fit import RankContext, fit, prepare
 
     threads = settings.cpus_per_worker or len(os.sched_getaffinity(0))
     context = RankContext(0, 1, pick_device(settings.device), threads)
-    chosen = transfer.with_initial(recipe(settings, dataset), run.place)
     training = prepare(context, dataset, chosen, settings, run)
     if found is None:
         transfer.load_initial(training.network, run.place)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from ingest.dataset import Split
 from ingest.errors import RefusedError
 from ingest.manifest import ClassName
-from ingest.storage import Place
+from ingest.storage import split_file
 from ingest.synsets import ilsvrc2012_synsets
 from trainer.findings import Findings
 
@@ -59,23 +59,8 @@ def ilsvrc_ids(classes: Sequence[ClassName], uri: str) -> list[int]:
 
 def put(uri: str, data: bytes) -> None:
     """Write a file anywhere, whole, over an older one. Raises TenchError if the place does not take it."""
-    place, name = _split(uri)
+    place, name = split_file(uri)
     place.replace(name, data)
-
-
-def refuse_unwritable(uri: str) -> None:
-    """Raise RefusedError now for what would only fail at the end of a long evaluation."""
-    place, name = _split(uri)
-    if not place.can_list:
-        raise RefusedError(f"{uri}: a web server takes no files; give a local file or one in a bucket")
-    if place.is_local and (not name or place.local_path(name).is_dir()):
-        raise RefusedError(f"{uri}: is a folder; give the name of a file")
-
-
-def _split(uri: str) -> tuple[Place, str]:
-    """The folder of a file and its name there."""
-    folder, name = posixpath.split(uri)
-    return Place(folder or "."), name
 
 
 def _lists(values: pa.Array, length: int) -> pa.Array:

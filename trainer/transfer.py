@@ -75,6 +75,11 @@ def layers_of(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name.rsplit(".", 1)[0] for name in names))
 
 
+def sides(shape: Shape) -> str:
+    """96 x 3 x 11 x 11, for messages."""
+    return " x ".join(f"{side}" for side in shape)
+
+
 def begin(run: RunWriter, settings: TrainSettings, recipe: Recipe, classes: Sequence[str], resumes: bool) -> Recipe:
     """The recipe with what the run begins with. At the run's first start, that is copied into its folder.
 
@@ -202,11 +207,7 @@ def _misfit(layer: str, offered: dict[str, Shape], wanted: dict[str, Shape]) -> 
     if not all(name in offered for name in names):
         return "that network has none"
     differ = [name for name in names if offered[name] != wanted[name]]
-    return f"{_sides(offered[differ[0]])} there, {_sides(wanted[differ[0]])} here" if differ else ""
-
-
-def _sides(shape: Shape) -> str:
-    return " x ".join(f"{side}" for side in shape)
+    return f"{sides(offered[differ[0]])} there, {sides(wanted[differ[0]])} here" if differ else ""
 
 
 def _listed(reasons: dict[str, str]) -> str:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import pickle
-import posixpath
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from ingest.errors import RefusedError
-from ingest.storage import Place
+from ingest.storage import Place, split_file, writable_file
 from trainer import transfer
 from trainer.switches import NetworkSettings
 
@@ -33,7 +32,7 @@ class Weights:
 
 def read(path: str) -> Weights:
     """The tensors of a file, unpickling nothing. Raises RefusedError for what is not a file of weights."""
-    place, name = _split(path)
+    place, name = split_file(path)
     try:
         data = place.get(name)
     except FileNotFoundError:
@@ -81,7 +80,7 @@ def fitting(path: str, tensors: Tensors, network: NetworkSettings, names: dict[s
     for name in (known for known in wanted if known in tensors):
         found, shape = tensors[name], shapes[wanted[name]]
         if tuple(found.shape) != shape:
-            said.append(f"{name} is {_sides(found.shape)}, expected {_sides(shape)}")
+            said.append(f"{name} is {transfer.sides(found.shape)}, expected {transfer.sides(shape)}")
         elif not found.is_floating_point():
             said.append(f"{name} is {found.dtype}, expected floats")
         elif not torch.isfinite(found).all():
@@ -94,23 +93,10 @@ def fitting(path: str, tensors: Tensors, network: NetworkSettings, names: dict[s
 
 def target(out: str) -> tuple[Place, str]:
     """The folder of a new file and its name there. Raises RefusedError for what would only fail at the end."""
-    place, name = _split(out)
-    if not place.can_list:
-        raise RefusedError(f"{out}: a web server takes no files; give a local file or one in a bucket")
-    if not name or (place.is_local and place.local_path(name).is_dir()):
-        raise RefusedError(f"{out}: is a folder; give the name of a file")
+    place, name = writable_file(out)
     if place.exists(name):
         raise RefusedError(f"{out}: is there already; give another name, or remove it")
     return place, name
-
-
-def _split(uri: str) -> tuple[Place, str]:
-    folder, name = posixpath.split(uri)
-    return Place(folder or "."), name
-
-
-def _sides(shape: Any) -> str:
-    return " x ".join(f"{side}" for side in shape)
 
 
 def _first_line(error: Exception) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from tests.benchmarks import report
+from tests.trainer.plain_networks import torchvisions
 from trainer.dropout import DropoutKey
 from trainer.networks import Network, build
 from trainer.normalisation import across_channels
@@ -35,22 +35,10 @@ per_mac: ours over plain, each over its own multiply-accumulates; below 1 ours i
 layers: share of the forward pass."""
 
 
-def plain(num_classes: int = 1000) -> nn.Module:
-    """torchvision's AlexNet."""
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(),
-        nn.Dropout(), nn.Linear(9216, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(),
-        nn.Linear(4096, num_classes),
-    )  # fmt: skip
-
-
 def main() -> None:
     """Measure and write the result file."""
     museum, bare = build(NetworkSettings(), 0), build(NetworkSettings(lrn=False, spatial_norm=False), 0)
-    other = plain()
+    other = torchvisions(9216, (4096, 4096), 1000)
     images = torch.randn(BATCH, 3, 224, 224).mul_(60).to(memory_format=torch.channels_last)
     key = DropoutKey(0, 0, np.arange(BATCH))
     map1 = torch.randn(BATCH, 96, 55, 55).mul_(60).to(memory_format=torch.channels_last)

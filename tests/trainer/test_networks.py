@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ingest.errors import RefusedError
+from tests.trainer.plain_networks import torchvisions
 from trainer.networks import Network, blank, build, count_parameters
 from trainer.presets import PRESETS, VARIANTS
 from trainer.switches import NetworkSettings
@@ -173,20 +174,11 @@ def test_the_order_of_layers_follows_each_preset(preset: str) -> None:
     assert all((found - other).abs().max() > 1e-2 * scale for other in others)
 
 
-def torchvisions(num_classes: int) -> nn.Sequential:
-    """torchvision's AlexNet as its source has it, for pictures of 64 pixels and few units."""
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(),
-        nn.Dropout(), nn.Linear(256, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 32), nn.ReLU(),
-        nn.Linear(32, num_classes),
-    )  # fmt: skip
-
-
 def test_torchvisions_preset_is_torchvisions_network() -> None:
-    network, other = preset_network("torchvision", **{**SMALL, "init": "torch", "side": 64}), torchvisions(10).eval()
+    network, other = (
+        preset_network("torchvision", **{**SMALL, "init": "torch", "side": 64}),
+        torchvisions(256, (64, 32), 10).eval(),
+    )
     for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
         theirs.data.copy_(mine)
     pixels = torch.rand(2, 3, 64, 64) * 255
