@@ -16,9 +16,10 @@ import uvicorn
 
 from cluster import local_ray
 from cluster.access import Roots, Tokens, is_loopback
-from cluster.api import Service, make_app
+from cluster.api import make_app
 from cluster.guard import Guard
 from cluster.launcher import RayJobs, RayUnreachable
+from cluster.service import Service
 from cluster.settings import ServeSettings
 from cluster.store import Store
 from cluster.watcher import Watcher

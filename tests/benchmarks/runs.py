@@ -12,9 +12,9 @@ from ingest.storage import Place
 DONE = "done.json"
 
 
-def trained(dataset: str, folder: Path, **chosen: Any) -> dict[str, Any]:
-    """Train in this process, or give the facts of the run that is already there. A run that fails (stuck, diverged) says
-    so in its facts: {"error": words}."""
+def trained(dataset: str, folder: Path, writer: type[RunWriter] = RunWriter, **chosen: Any) -> dict[str, Any]:
+    """Train in this process, or give the facts of the run that is already there. A run that fails (stuck, diverged), or
+    that its writer stops, says so in its facts: {"error": words}."""
     from trainer.launch import train
     from trainer.settings import TrainSettings
 
@@ -22,7 +22,7 @@ def trained(dataset: str, folder: Path, **chosen: Any) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads((folder / DONE).read_text())
         return facts
     print(f"{folder.name}: {chosen}", file=sys.stderr)
-    run = RunWriter.begin(Place(folder), "train", {})
+    run = writer.begin(Place(folder), "train", {})
     try:
         facts = train(dataset, str(folder), TrainSettings(num_workers=0, keep_checkpoints=1, **chosen), run)
     except TenchError as error:

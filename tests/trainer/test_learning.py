@@ -14,7 +14,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TENCH = Path(sys.executable).parent / "tench"
 EPOCHS = 3
-SETTINGS = ("--preset", "demo", "--learning-rate", "0.002", "--precision", "bf16", "--num-workers", "2")
+SETTINGS = (
+    *("--preset", "demo", "--learning-rate", "0.002", "--precision", "bf16", "--num-workers", "2"),
+    *("--switch", "loader.crop=128"),
+)
 HIGHEST_ERROR = 0.75
 
 
