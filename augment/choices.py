@@ -44,7 +44,7 @@ def choose(
     """Training choices for sample numbers that stand at `positions` of the epoch's order."""
     index = samples if settings.crop_chunk == 1 else positions // settings.crop_chunk
     w0, w1, w2, _ = words(settings.seed, index, epoch, GEOMETRY_STREAM)
-    num_places = np.uint64(side - settings.crop + 1)
+    num_places = np.uint64(max(side - settings.crop + (settings.crop_positions == "all"), 1))
     y, x = (((w * num_places) >> np.uint64(32)).astype(np.int64) for w in (w0, w1))
     mirror = (w2 >> np.uint64(31)).astype(bool) if settings.flip else np.zeros(len(samples), bool)
     return Choices(y, x, mirror, _offsets(settings, pca, epoch, samples))

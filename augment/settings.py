@@ -28,6 +28,10 @@ class LoaderSettings(Settings):
     crop: Annotated[int, Content, Field(ge=1, le=1024)] = 224
     """Side of the crop in pixels."""
 
+    crop_positions: Annotated[Literal["all", "paper"], Content] = "all"
+    """Places of a training crop along a side: all (33 for crops of 224 in 256), or without the last one (the paper
+    counts 32)."""
+
     crop_chunk: Annotated[int, Content, Field(ge=1, le=1_000_000)] = 1
     """Consecutive samples that share one crop position and flip (32 in the 2012 source)."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 
 from augment.loader import Loader
 from ingest.dataset import Dataset
@@ -170,7 +171,7 @@ def save_checkpoint(training: Training) -> None:
 
 def restore(training: Training, found: checkpoint.Checkpoint) -> None:
     """Stand where a checkpoint stood. Raises RefusedError if it is of other data or settings."""
-    checkpoint.refuse_other(found.state, _identity(training))
+    checkpoint.refuse_other({**found.state, "recipe": _as_written_now(found.state["recipe"])}, _identity(training))
     training.network.load_state_dict(found.network)
     own = training.network.own if isinstance(training.network, ColumnNet) else dict
     training.rule.load_state_dict(own(found.velocity))
@@ -184,6 +185,14 @@ def restore(training: Training, found: checkpoint.Checkpoint) -> None:
     training.good_checkpoint = f"that of step {training.step:,} ({found.path})"
     if training.run is not None:
         training.run.event("resumed", f"Goes on from step {training.step}.", step=training.step, path=found.path)
+
+
+def _as_written_now(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe from a checkpoint with the switches that are younger than it: their defaults are what was done before."""
+    try:
+        return Recipe.model_validate(recipe).model_dump(mode="json")
+    except ValidationError:
+        return recipe  # of another Tench: the comparison names what is not known here
 
 
 def _identity(training: Training) -> dict[str, Any]:

@@ -80,6 +80,17 @@ def test_crop_flip_and_colour_follow_the_specification(seed: int, epoch: int, sa
     assert chosen.offset[0].tolist() == plain_offset(seed, epoch, sample, stdevs)
 
 
+def test_the_papers_crops_leave_out_the_last_place_of_each_side() -> None:
+    samples = np.arange(5_000)
+    chosen = choose(LoaderSettings(crop_positions="paper"), 256, PCA, 0, samples, samples)
+    drawn = [plain_philox((sample, 0, 0, 0), (0, 0)) for sample in samples.tolist()]
+    assert chosen.y.tolist() == [w[0] * 32 >> 32 for w in drawn]
+    assert chosen.x.tolist() == [w[1] * 32 >> 32 for w in drawn]
+    whole = choose(LoaderSettings(crop=256, crop_positions="paper"), 256, PCA, 0, samples[:9], samples[:9])
+    assert not whole.y.any()
+    assert not whole.x.any()
+
+
 def test_the_papers_colour_scales_by_eigenvalues_of_values_on_the_unit_interval() -> None:
     chosen = choose(LoaderSettings(seed=3, colour="paper"), 256, PCA, 2, np.array([11]), np.array([0]))
     scale = [value / 255.0**2 * 255.0 for value in PCA.eigenvalues.tolist()]

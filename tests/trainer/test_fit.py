@@ -9,16 +9,18 @@ import torch.nn.functional as F
 
 from augment.reader import PayloadReader
 from ingest.dataset import Dataset
-from ingest.errors import Interrupted, TenchError
+from ingest.errors import Interrupted, RefusedError, TenchError
 from ingest.progress import RunWriter
 from ingest.storage import Place
 from tests.trainer.runs import HERE, RECIPE, Left, assert_same_checkpoint, train_here
+from trainer import checkpoint
 from trainer.dropout import DropoutKey
-from trainer.fit import LOSS, ROWS, RankContext, Training, prepare, train_step
+from trainer.fit import LOSS, ROWS, RankContext, Training, prepare, restore, train_step
 from trainer.launch import train
 from trainer.presets import recipe
 from trainer.settings import TrainSettings
 
+YOUNGER_SWITCH = "crop_positions"
 STEPS = [f"step-{step:08d}.0001" for step in (1, 2, 3, 4)]
 
 
@@ -38,6 +40,19 @@ def test_a_run_leaves_a_checkpoint_after_every_step_and_epoch(unbroken: Left) ->
     ]
     assert [s["epoch_sums"]["samples"] for s in states] == [40, 0, 40, 0]
     assert [s["errors"] and s["errors"]["num_samples"] for s in states] == [None, 30, 30, 30]
+
+
+def test_a_checkpoint_from_before_a_switch_existed_goes_on_with_its_default(unbroken: Left, tiny_dataset: str) -> None:
+    found, _ = checkpoint.newest(Place(unbroken.folder))
+    assert found is not None
+    training, loader = prepared(tiny_dataset), found.state["recipe"]["loader"]
+    with training.loader:
+        del loader[YOUNGER_SWITCH]
+        restore(training, found)
+        assert training.step == 4
+        loader[YOUNGER_SWITCH] = "paper"
+        with pytest.raises(RefusedError, match=f"{YOUNGER_SWITCH} was paper, now all"):
+            restore(training, found)
 
 
 def test_a_run_that_was_stopped_in_mid_epoch_goes_on_to_the_unbroken_end(

@@ -18,6 +18,7 @@ TWO, ONE = (96, 256, 384, 384, 256), (64, 192, 384, 256, 256)
 SWITCHES: dict[str, tuple[Any, ...]] = {
     "loader.mean": ("centre", "centre", "centre", "aligned", "published"),
     "loader.crop": (224, 224, 224, 227, 224),
+    "loader.crop_positions": ("paper", "all", "all", "all", "all"),
     "loader.crop_chunk": (1, 32, 1, 1, 1),
     "loader.flip": (True,) * 5,
     "loader.colour": ("paper", "museum", "museum", "none", "none"),
