@@ -27,10 +27,12 @@ test: install-test
 
 test-slow: install-test
 	@bash docker/debian.sh chromium chromium "the browser tests"
+	@bash docker/debian.sh pg_ctlcluster postgresql "the tests of a store in PostgreSQL"
 	$(BIN)/python -m pytest --tier slow
 
 test-root: install-test
 	@bash docker/debian.sh ip iproute2 "the tests with several hosts"
+	@bash docker/debian.sh debootstrap debootstrap "the test of the image"
 	$(BIN)/python -m pytest --tier root
 
 test-gpu: install-test
@@ -41,7 +43,9 @@ test-interop: install-test
 	$(BIN)/python -m pytest --tier interop
 
 bench: install-test
-	set -e; for name in ingest ingest_run scale loader network; do $(BIN)/python -m tests.benchmarks.bench_$$name; done
+	@bash docker/debian.sh pg_ctlcluster postgresql "the measures of a store in PostgreSQL"
+	set -e; for name in ingest ingest_run scale loader network train store service; do \
+		$(BIN)/python -m tests.benchmarks.bench_$$name; done
 
 bench-peers: install-test
 	$(BIN)/python -m tests.benchmarks.bench_peers --make
@@ -51,6 +55,7 @@ bench-peers: install-test
 
 soak: install-test
 	$(BIN)/python -m tests.benchmarks.soak_loader
+	$(BIN)/python -m tests.benchmarks.soak_service
 
 check: install-test
 	$(BIN)/ruff check .

@@ -1,18 +1,23 @@
 """Who may ask and for what: tokens, hosts, origins, roots."""
 
+import fcntl
 import hashlib
 import ipaddress
 import json
 import os
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
 from ingest.errors import RefusedError, UsageError
-from ingest.storage import REMOTE_SCHEMES, Place
+from ingest.storage import REMOTE_SCHEMES, WEB_SCHEMES, Place
 
 RIGHTS = ("read", "submit")
+WEB_HOST = re.compile(r"https?://([A-Za-z0-9.-]+(?::[0-9]+)?)(?:/[^\\@]*)?")
+"""Host and port of an address that every reader of addresses reads alike: no user, no backslash, no other scheme."""
 
 
 class Tokens:
@@ -25,11 +30,12 @@ class Tokens:
         """A new token, told only here. Raises UsageError for an unknown right or a name that is taken."""
         if right not in RIGHTS:
             raise UsageError(f"--right {right}: expected {' or '.join(RIGHTS)}")
-        records = self._read()
-        if any(r["name"] == name for r in records):
-            raise UsageError(f"token {name}: there is one by this name; revoke it first, or take another name")
-        token = f"tench_{secrets.token_urlsafe(32)}"
-        self._write([*records, {"name": name, "right": right, "sha256": _hash(token)}])
+        with self._alone():
+            records = self._read()
+            if any(r["name"] == name for r in records):
+                raise UsageError(f"token {name}: there is one by this name; revoke it first, or take another name")
+            token = f"tench_{secrets.token_urlsafe(32)}"
+            self._write([*records, {"name": name, "right": right, "sha256": _hash(token)}])
         return token
 
     def listed(self) -> list[tuple[str, str]]:
@@ -38,11 +44,12 @@ class Tokens:
 
     def revoke(self, name: str) -> None:
         """Remove a token. Raises UsageError if there is none by this name."""
-        records = self._read()
-        rest = [r for r in records if r["name"] != name]
-        if len(rest) == len(records):
-            raise UsageError(f"token {name}: there is none by this name; `tench token list` shows them")
-        self._write(rest)
+        with self._alone():
+            records = self._read()
+            rest = [r for r in records if r["name"] != name]
+            if len(rest) == len(records):
+                raise UsageError(f"token {name}: there is none by this name; `tench token list` shows them")
+            self._write(rest)
 
     def check(self, token: str) -> tuple[str, str] | None:
         """(name, right) of a valid token, else None. Compares in constant time."""
@@ -52,6 +59,14 @@ class Tokens:
             if secrets.compare_digest(record["sha256"], wanted):
                 found = (record["name"], record["right"])
         return found
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the file for a change: of two at once, one would be lost."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path.with_name(f".{self.path.name}.lock"), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _read(self) -> list[dict[str, str]]:
         try:
@@ -65,7 +80,6 @@ class Tokens:
         return records
 
     def _write(self, records: list[dict[str, str]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         staged.touch(mode=0o600)
         staged.write_text(json.dumps({"format_version": 1, "tokens": records}, indent=1))
@@ -73,18 +87,30 @@ class Tokens:
 
 
 class Roots:
-    """Folders and buckets that jobs may read from and write to."""
+    """Folders and buckets that jobs may read from and write to, and web servers (HOST or HOST:PORT) of sources."""
 
-    def __init__(self, roots: Sequence[str]) -> None:
+    def __init__(self, roots: Sequence[str], web_hosts: Sequence[str] = ()) -> None:
         self.roots = [Place(root).uri for root in roots]
+        self.web_hosts = list(web_hosts)
 
     def refuse_outside(self, uri: str, field: str) -> None:
         """Raise RefusedError naming the field if a place is not inside a root: links are followed first."""
-        if uri.startswith(("http://", "https://")):
-            raise RefusedError(f"{field}: {uri}: web sources are not allowed by this service")
+        if uri.startswith(WEB_SCHEMES):
+            self._refuse_web(uri, field)
+            return
         place = Place(uri)
         if not any(_inside(place.uri, root) for root in self.roots):
             raise RefusedError(f"{field}: {place.uri}: lies outside of the service's roots ({', '.join(self.roots)})")
+
+    def _refuse_web(self, uri: str, field: str) -> None:
+        """The name is compared as it is written; a name and password in an address would end up in the job's record."""
+        if field != "source" or not self.web_hosts:
+            raise RefusedError(
+                f"{field}: {uri}: web sources are not allowed by this service (tench serve --allow-source)"
+            )
+        host = WEB_HOST.fullmatch(uri)
+        if host is None or host[1].lower() not in self.web_hosts:
+            raise RefusedError(f"{field}: {uri}: its server is not one of those allowed ({', '.join(self.web_hosts)})")
 
 
 def is_loopback(host: str) -> bool:

@@ -7,12 +7,18 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import DatabaseError
 from starlette.exceptions import HTTPException
 
+from cluster.access import Tokens
+from cluster.counters import Counters
+from cluster.described import describe_api
+from cluster.guard import Guard, Limits
 from cluster.problems import Problem, problem_response
 from cluster.routes_cluster import add_cluster
 from cluster.routes_datasets import add_datasets
 from cluster.routes_jobs import add_jobs, add_wishes
+from cluster.routes_removal import add_removal
 from cluster.routes_runs import add_runs
 from cluster.service import Service
 from cluster.settings import JobRequest
@@ -22,7 +28,13 @@ from ingest.errors import TenchError
 DASHBOARD = Path(__file__).with_name("dashboard")
 
 
-def make_app(service: Service) -> FastAPI:
+def guarded_app(service: Service, served_host: str, tokens: Tokens | None, limits: Limits) -> Guard:
+    """The application behind the guard at its door, which counts what passes."""
+    counters = Counters(service)
+    return Guard(make_app(service, counters), served_host, tokens, counters.requests, limits)
+
+
+def make_app(service: Service, counters: Counters) -> FastAPI:
     """The application, without the guard at its door (`guard.Guard`)."""
     app = FastAPI(
         title="Tench", version="1", docs_url=None, redoc_url=None,
@@ -30,8 +42,10 @@ def make_app(service: Service) -> FastAPI:
     )  # fmt: skip
     app.state.service = service
     _add_errors(app)
-    for add in (add_jobs, add_wishes, add_runs, add_datasets, add_cluster):
+    for add in (add_jobs, add_wishes, add_runs, add_datasets, add_removal):
         add(app, service)
+    add_cluster(app, service, counters)
+    describe_api(app)
     _add_page(app)
     return app
 
@@ -51,7 +65,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
-        return problem_response(error.status_code, str(error.detail))
+        return problem_response(error.status_code, str(error.detail), headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def on_misfit(request: Request, error: RequestValidationError) -> Response:
@@ -61,6 +75,15 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(TenchError)
     async def on_ours(request: Request, error: TenchError) -> Response:
         return problem_response(422 if error.exit_code in (2, 3) else 500, error.message)
+
+    @app.exception_handler(DatabaseError)
+    async def on_store(request: Request, error: DatabaseError) -> Response:
+        words = "The store of jobs does not answer; nothing was changed. Ask again."
+        return problem_response(503, words, headers={"Retry-After": "2"})
+
+    @app.exception_handler(Exception)
+    async def on_ours_alone(request: Request, error: Exception) -> Response:
+        return problem_response(500, f"The service made a mistake ({type(error).__name__}); its log says more.")
 
 
 def _misfit(problem: dict[str, Any]) -> tuple[str, str]:

@@ -10,12 +10,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 from pydantic import BaseModel, ValidationError
 
 from augment.settings import LoaderSettings
-from cluster import cli_evaluate, cli_figure, cli_jobs, cli_quarantine, cli_sheet, cli_weights
-from cluster.cli_jobs import Flat, Json, print_json
+from cluster import (
+    cli_datasets,
+    cli_evaluate,
+    cli_figure,
+    cli_jobs,
+    cli_keep,
+    cli_quarantine,
+    cli_serve,
+    cli_sheet,
+    cli_submit,
+    cli_weights,
+)
+from cluster.cli_flags import Flat, Json, Switch, print_json
 from cluster.cli_run import complain, home_run, refuse_existing, run_recorded, say
 from cluster.settings import IngestRequest, RecentreRequest, RepairRequest, TrainRequest, VerifyRequest
 from cluster.words import misfit_words
@@ -23,7 +34,6 @@ from ingest.errors import TenchError, UsageError
 from ingest.settings import IngestSettings, RecentreSettings, RepairSettings, SampleSettings, VerifySettings
 from trainer.settings import EvaluateSettings, PredictSettings, TrainSettings
 
-Switch = Parameter(negative="")
 RECENTRE_DEFAULTS = RecentreSettings()
 REPAIR_DEFAULTS = RepairSettings()
 
@@ -36,12 +46,11 @@ app = App(
     version=lambda: metadata.version("tench"),
     result_action="return_value",
 )
-cli_jobs.add_to(app)
-cli_quarantine.add_to(app)
-cli_sheet.add_to(app)
-cli_evaluate.add_to(app)
-cli_figure.add_to(app)
-cli_weights.add_to(app)
+for part in (
+    cli_serve, cli_submit, cli_jobs, cli_datasets, cli_keep, cli_quarantine, cli_sheet, cli_evaluate, cli_figure,
+    cli_weights,
+):  # fmt: skip
+    part.add_to(app)
 
 
 @app.command
@@ -260,11 +269,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _model(title: str) -> type[BaseModel]:
+    from cluster.keeping import KeepSettings
     from cluster.settings import KINDS, ServeSettings
 
     models: list[type[BaseModel]] = [
         IngestSettings, VerifySettings, RepairSettings, RecentreSettings, SampleSettings, TrainSettings,
-        EvaluateSettings, PredictSettings, LoaderSettings, ServeSettings, *KINDS.values(),
+        EvaluateSettings, PredictSettings, LoaderSettings, ServeSettings, KeepSettings, *KINDS.values(),
     ]  # fmt: skip
     found = next((m for m in models if m.__name__ == title), None)
     if found is None:

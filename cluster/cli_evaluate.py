@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App
 
-from cluster.cli_jobs import Flat, Json, print_json
+from cluster.cli_flags import Flat, Json, print_json
 from cluster.cli_run import failed, recorded, refuse_missing
 from cluster.settings import EvaluateHereRequest
 from ingest.errors import TenchError, UsageError

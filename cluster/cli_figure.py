@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from cluster.cli_jobs import Json, print_json
+from cluster.cli_flags import Json, print_json
 from ingest.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,203 +1,221 @@
-"""Command line of the service: serve, submit, jobs, datasets, token."""
+"""Command line of the service's jobs: list, show, watch, logs, stop, resume, clone."""
 
-import json
-import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
+import time
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from cluster.cli_flags import JobId, Json, JsonLines, Server, Switch, connect, print_json
 from cluster.jobs import State
-from cluster.settings import KINDS, PLACES, JobRequest, ServeSettings
-from ingest.settings import Settings
-from ingest.storage import Place
+from cluster.settings import KINDS, Kind
+from ingest.errors import UsageError
 
-Flat = Parameter(name="*", negative="")
-Json = Annotated[bool, Parameter(negative="", help="Print one JSON object on standard output.")]
-After = Annotated[str | None, Parameter(help=JobRequest.model_fields["after"].description)]
-Priority = Annotated[int, Parameter(help=JobRequest.model_fields["priority"].description)]
-JobId = Annotated[str, Parameter(help="Id of the job; `tench jobs list` shows them.")]
-TokenFile = Annotated[str | None, Parameter(help="File of the hashes; HOME/tokens.json unless given.")]
-
-SERVE_DEFAULTS = ServeSettings()
-
-submit = App(name="submit", help="Send a job to the service (TENCH_SERVER, http://127.0.0.1:8400 unless set).")
-jobs = App(name="jobs", help="Jobs of the service: list, show, watch, stop, resume, read their logs.")
-datasets = App(name="datasets", help="Datasets that the service can see.")
-token = App(name="token", help="Tokens of the service: needed on any address but loopback.")
+jobs = App(name="jobs", help="Jobs of the service: list, show, watch, stop, resume, clone, read their logs.")
 
 
 def add_to(app: App) -> None:
     """Hang these commands into the command line."""
-    app.command(serve)
-    for part in (submit, jobs, datasets, token):
-        app.command(part)
-
-
-def home() -> Path:
-    """The folder of runs and of the service: TENCH_HOME, or ~/.tench."""
-    return Path(os.environ.get("TENCH_HOME", "~/.tench")).expanduser().absolute()
-
-
-def serve(*, settings: Annotated[ServeSettings, Flat] = SERVE_DEFAULTS) -> int:
-    """Serve jobs over HTTP, with a page to watch them; starts a Ray of its own unless one is named."""
-    from cluster.serve import serve as serve_until_stopped
-
-    if "home" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"home": str(home())})
-    return serve_until_stopped(settings)
-
-
-def _submit_command(kind: str, model: type[Settings]) -> Callable[..., int]:
-    """`tench submit KIND`: its flags and its help are those of the kind's model."""
-
-    def command(*, settings: Settings, after: After = None, priority: Priority = 0, json: Json = False) -> int:
-        return _submit(kind, settings, after, priority, json)
-
-    command.__annotations__["settings"] = Annotated[model, Flat]
-    command.__doc__ = model.__doc__
-    return command
-
-
-for _kind, _settings_model in KINDS.items():
-    submit.command(_submit_command(_kind, _settings_model), name=_kind)
+    app.command(jobs)
 
 
 @jobs.command(name="list")
-def list_jobs(*, state: State | None = None, json: Json = False) -> int:
-    """List the newest jobs.
+def list_jobs(
+    *,
+    state: State | None = None,
+    kind: Kind | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+    server: Server = None,
+    json: Json = False,
+) -> int:
+    """List jobs, the newest first.
 
     Parameters
     ----------
     state
         Only jobs in this state.
+    kind
+        Only jobs of this kind.
+    limit
+        At most so many.
+    cursor
+        Only jobs older than the one of this id: what a list before ended with.
     """
-    from cluster.client import Client
-
-    found = Client.from_environment().jobs(state)
+    if limit < 1:
+        raise UsageError(f"--limit {limit}: expected a whole number of at least 1")
+    found, following = connect(server).jobs_page(state, kind, limit, cursor)
     if json:
-        return print_json({"jobs": found})
+        return print_json({"jobs": found, "next": following})
     for job in found:
-        print(f"{job['id']}  {job['state']:<9}  {job['kind']:<8}  {_progress(job)}")
+        print(f"{job['id']}  {job['state']:<9}  {job['kind']:<8}  {_progress(job)}".rstrip())
+    if following:
+        print(f"There are more: --cursor {following} goes on from here.", file=sys.stderr)
     return 0
 
 
 @jobs.command
-def show(job: JobId) -> int:
-    """Print everything that is known of a job, as JSON."""
-    from cluster.client import Client
-
-    return print_json(Client.from_environment().job(job))
-
-
-@jobs.command
-def watch(job: JobId) -> int:
-    """Follow a job to its end; leaves with the job's exit code. Ctrl-C ends the watching, not the job."""
-    from cluster.client import Client, watch_job
-
-    return watch_job(Client.from_environment(), job)
-
-
-@jobs.command
-def stop(job: JobId) -> int:
-    """Ask a job to stop at its next safe point; what it has finished is kept."""
-    from cluster.client import Client
-
-    Client.from_environment().stop(job)
-    return 0
-
-
-@jobs.command
-def resume(job: JobId) -> int:
-    """Queue a failed or stopped job again: it goes on from what it has finished."""
-    from cluster.client import Client
-
-    Client.from_environment().resume(job)
-    return 0
-
-
-@jobs.command
-def logs(job: JobId) -> int:
-    """Print what a job's process wrote."""
-    from cluster.client import Client
-
-    sys.stdout.write(Client.from_environment().logs(job))
-    return 0
-
-
-@datasets.command(name="list")
-def list_datasets(*, json: Json = False) -> int:
-    """List the sealed datasets under the service's roots."""
-    from cluster.client import Client
-
-    found = Client.from_environment().datasets()
+def show(job: JobId, *, server: Server = None, json: Json = False) -> int:
+    """Show what is known of a job: state, settings, progress, how it ended."""
+    found = connect(server).job(job)
     if json:
-        return print_json({"datasets": found})
-    for dataset in found:
-        print(f"{dataset['dataset_id'][:16]}  {dataset['num_samples']:>9,} samples  {dataset['uri']}")
+        return print_json(found)
+    print("\n".join(job_lines(found)))
     return 0
 
 
-@token.command
-def add(name: str, *, right: str = "submit", token_file: TokenFile = None) -> int:
-    """Make a token and print it, once; only its hash is kept.
+@jobs.command
+def watch(job: JobId, *, server: Server = None, json: JsonLines = False) -> int:
+    """Follow a job to its end; leaves with the job's exit code. Ctrl-C ends the watching, not the job."""
+    from cluster.watching import watch_job
+
+    return watch_job(connect(server), job, json)
+
+
+@jobs.command
+def stop(job: JobId, *, wait: Annotated[bool, Switch] = False, server: Server = None, json: Json = False) -> int:
+    """Ask a job to stop at its next safe point; what it has finished is kept.
 
     Parameters
     ----------
-    name
-        Whose token it is, to revoke it by.
-    right
-        read (look only) or submit (look, start and stop jobs).
+    wait
+        Leave only once it has ended.
     """
-    from cluster.access import Tokens
-
-    print(Tokens(_token_file(token_file)).add(name, right))
-    return 0
-
-
-@token.command(name="list")
-def list_tokens(*, token_file: TokenFile = None) -> int:
-    """List names and rights of the tokens."""
-    from cluster.access import Tokens
-
-    for name, right in Tokens(_token_file(token_file)).listed():
-        print(f"{name:<24} {right}")
-    return 0
+    client = connect(server)
+    found = client.stop(job)
+    if wait:
+        found = [message.data for message in client.follow(job) if message.kind == "job"][-1]
+        print(f"job {job} {found['state']}", file=sys.stderr)
+    return print_json(found) if json else 0
 
 
-@token.command
-def revoke(name: str, *, token_file: TokenFile = None) -> int:
-    """Revoke a token: it stops working at once.
+@jobs.command
+def resume(job: JobId, *, watch: Annotated[bool, Switch] = False, server: Server = None, json: Json = False) -> int:
+    """Queue a failed or stopped job again: it goes on from what it has finished.
 
     Parameters
     ----------
-    name
-        Whose token it is; `tench token list` shows them.
+    watch
+        Follow the job to its end, as `tench jobs watch`.
     """
-    from cluster.access import Tokens
+    from cluster.watching import watch_job
 
-    Tokens(_token_file(token_file)).revoke(name)
+    client = connect(server)
+    found = client.resume(job)
+    if watch:
+        return watch_job(client, job, json)
+    return print_json(found) if json else 0
+
+
+@jobs.command
+def clone(
+    job: JobId,
+    *,
+    set: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    watch: Annotated[bool, Switch] = False,
+    server: Server = None,
+    json: Json = False,
+) -> int:
+    """Send a new job with the settings of another one.
+
+    Parameters
+    ----------
+    set
+        A setting that is to differ, as in seed=3 or dataset=/data/other (repeatable).
+    watch
+        Follow the new job to its end, as `tench jobs watch`.
+    """
+    from cluster.watching import watch_job
+
+    client = connect(server)
+    first = client.job(job)
+    made = client.clone(job, changed(first["kind"], first["settings"], set))
+    if watch:
+        print(f"job {made['id']}", file=sys.stderr)
+        return watch_job(client, made["id"], json)
+    if json:
+        return print_json(made)
+    print(made["id"])
     return 0
 
 
-def _submit(kind: str, settings: Settings, after: str | None, priority: int, as_json: bool) -> int:
-    from cluster.client import Client
+@jobs.command
+def logs(
+    job: JobId,
+    *,
+    follow: Annotated[bool, Switch] = False,
+    tail: int | None = None,
+    attempt: int | None = None,
+    server: Server = None,
+) -> int:
+    """Print what a job's process wrote.
 
-    values = settings.model_dump(mode="json")
-    # A path is meant as seen from here; the service works elsewhere.
-    values |= {name: Place(values[name]).uri for name in PLACES if values.get(name)}
-    job = Client.from_environment().submit(kind, values, after, priority)
-    if as_json:
-        return print_json(job)
-    print(job["id"])
-    print(f"`tench jobs watch {job['id']}` follows it.", file=sys.stderr)
+    Parameters
+    ----------
+    follow
+        Go on with what comes, until the job has ended.
+    tail
+        Only the last so many lines of what is there.
+    attempt
+        Of this attempt; of the newest one unless told.
+    """
+    client = connect(server)
+    pieces = client.follow_logs(job, tail, attempt) if follow else [client.logs(job, tail, attempt)]
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
     return 0
 
 
-def _token_file(given: str | None) -> Path:
-    return Path(given).expanduser() if given else home() / "tokens.json"
+def changed(kind: str, settings: dict[str, Any], changes: tuple[str, ...]) -> dict[str, Any]:
+    """The changes `name=value` as values of their fields' types. Raises UsageError, ValidationError."""
+    from ingest.storage import Place
+
+    texts = dict(_split(change) for change in changes)
+    model = KINDS[kind]
+    lists = {name for name in texts if isinstance(settings.get(name), list)}
+    values: dict[str, Any] = {name: text.split(",") if name in lists else text for name, text in texts.items()}
+    values |= {name: None for name, text in texts.items() if not text}
+    checked = model.model_validate(settings | values)
+    from cluster.settings import places_of
+
+    whole = checked.model_dump(mode="json") | {name: Place(uri).uri for name, uri in places_of(checked).items()}
+    return {name: whole[name] for name in texts}
+
+
+def _split(change: str) -> tuple[str, str]:
+    name, equals, text = change.partition("=")
+    if not equals:
+        raise UsageError(f"--set {change}: expected SETTING=VALUE, as in seed=3")
+    return name.strip().replace("-", "_"), text
+
+
+def job_lines(job: dict[str, Any]) -> list[str]:
+    """Facts of a job as lines for people."""
+    from cluster.display import facts_lines
+
+    times = {name: _when(job[f"{name}_at"]) for name in ("created", "started", "ended") if job[f"{name}_at"]}
+    facts = {
+        "job": job["id"], "name": job["name"] or None, "kind": job["kind"],
+        "state": f"{job['state']} (as last heard; Ray cannot be reached)" if job["unknown"] else job["state"],
+        "after": job["after"], "priority": job["priority"] or None, "asked by": job["asked_by"], **times,
+        "attempt": f"{job['attempt']} of at most {job['max_attempts']}" if job["attempt"] else None,
+        "progress": _progress(job) if not job["has_ended"] and not job["error"] else None,
+        "error": job["error"], "exit code": job["exit_code"],
+    }  # fmt: skip
+    given = {name: value for name, value in job["settings"].items() if value is not None}
+    lines = [*facts_lines(facts), "settings", *(f"  {name:<19} {_shown(value)}" for name, value in given.items())]
+    return lines + (["result", *(f"  {line}" for line in facts_lines(job["result"]))] if job["result"] else [])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def _progress(job: dict[str, Any]) -> str:
@@ -207,9 +225,3 @@ def _progress(job: dict[str, Any]) -> str:
     if job["error"]:
         return str(job["error"])
     return progress_words(Progress(**job["progress"])) if job["progress"] else ""
-
-
-def print_json(value: Any) -> int:
-    """One JSON object on standard output; the exit code 0."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-    return 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from cluster.cli_jobs import home, print_json
+from cluster.cli_flags import home, print_json
 from ingest.errors import RefusedError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from cluster.cli_jobs import Json
+from cluster.cli_flags import Json
 from cluster.cli_run import say
 
 

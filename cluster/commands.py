@@ -20,6 +20,7 @@ from cluster.settings import (
     RetryRequest,
     TrainRequest,
     VerifyRequest,
+    run_beside,
 )
 from ingest.errors import Interrupted, TenchError
 from ingest.progress import RunWriter, State
@@ -94,7 +95,7 @@ def _dispatch(request: Settings, run: RunWriter, trained_run: str | None) -> dic
     if isinstance(request, TrainRequest):
         from trainer.launch import train
 
-        return train(request.dataset, run.place.uri, part_of(request, TrainSettings), run)
+        return train(request.dataset, run.place.uri, part_of(with_run_beside(request, run.place), TrainSettings), run)
     if isinstance(request, EvaluateHereRequest):
         from trainer.evaluate import Outputs, evaluate_runs
 
@@ -105,6 +106,14 @@ def _dispatch(request: Settings, run: RunWriter, trained_run: str | None) -> dic
 
         return evaluate_run(request.dataset, trained_run or request.run, part_of(request, EvaluateSettings), run)
     raise AssertionError(f"no command for {type(request).__name__}")
+
+
+def with_run_beside(request: TrainRequest, run: Place) -> TrainRequest:
+    """The request with the folder of the run that `initial` names as `run:ID`."""
+    beside = run_beside(request)
+    if beside is None:
+        return request
+    return request.model_copy(update={"initial": f"{run.uri.rsplit('/', 1)[0]}/{beside}"})
 
 
 def _repair(request: RepairRequest, run: RunWriter) -> dict[str, Any]:

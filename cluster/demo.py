@@ -16,9 +16,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cluster.client import Client, Job, raise_for, wait_for
+from cluster.client import Client, Job, raise_for
 from cluster.display import duration, step_bar
 from cluster.serve import read_note
+from cluster.watching import watched
 from ingest.errors import Interrupted, RefusedError, TenchError
 from ingest.settings import SampleSettings
 
@@ -137,7 +138,7 @@ def _jobs(client: Client, folder: Path, source: Path) -> dict[str, Job]:
     def run(name: str, kind: str, words: str, **settings: Any) -> None:
         _say(words)
         try:
-            done[name] = wait_for(client, client.submit(kind, settings)["id"])
+            done[name] = watched(client, client.submit(kind, settings)["id"])
         except KeyboardInterrupt:
             raise Interrupted(f"Interrupted. What was made lies in {folder}; `tench demo` begins anew.") from None
         raise_for(done[name])

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -31,9 +31,8 @@ MAX_QUARANTINE_LINES = 20
 @contextmanager
 def shown(place: Place) -> Iterator[None]:
     """Show the run of a folder while the body works."""
-    display = Display(RunReader(place))
     stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(display, stop), name="display", daemon=True)
+    thread = threading.Thread(target=_follow, args=(RunReader(place), stop), name="display", daemon=True)
     thread.start()
     try:
         yield
@@ -42,24 +41,11 @@ def shown(place: Place) -> Iterator[None]:
         thread.join()
 
 
-class Readable(Protocol):
-    """A run as it can be read: its folder (`RunReader`), or what a service tells of it (`client.RemoteRun`)."""
-
-    def latest_attempt(self) -> int: ...
-
-    def events(self, attempt: int | None = None, after_seq: int = 0) -> Iterator[Event]: ...
-
-    def progress(self, attempt: int | None = None) -> RunProgress | None: ...
-
-
 class Display:
     """The bar, and the events that are worth a line of their own."""
 
-    def __init__(self, reader: Readable) -> None:
-        self._reader = reader
+    def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
-        self._seq = 0
-        self._attempt = 0
         self._quarantined = 0
         self._line_at = 0.0
         self._bar = Progress(
@@ -75,38 +61,30 @@ class Display:
     def __exit__(self, *exc: object) -> None:
         self._bar.stop()
 
-    def look(self) -> None:
-        """Read what is new and show it."""
-        attempt = self._reader.latest_attempt()
-        if attempt != self._attempt:
-            self._attempt, self._seq = attempt, 0
-        if not attempt:
-            return
-        for event in self._reader.events(attempt, self._seq):
-            self._seq = event.seq
-            self._tell(event)
-        progress = self._reader.progress(attempt)
-        if progress is not None:
-            self._draw(progress)
+    def say(self, words: str) -> None:
+        """A line above the bar."""
+        self._console.print(words, markup=False, soft_wrap=True)
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
+        """An event, if it is worth a line."""
         if event.kind not in TOLD:
             return
         if event.kind == "quarantined":
             self._quarantined += 1
             if self._quarantined == MAX_QUARANTINE_LINES + 1:
-                self._console.print("! more: tench quarantine list DATASET", markup=False, soft_wrap=True)
+                self.say("! more: tench quarantine list DATASET")
             if self._quarantined > MAX_QUARANTINE_LINES:
                 return
         mark = "! " if event.kind in ("warning", "quarantined", "actor lost") else "  "
-        self._console.print(f"{mark}{event.text}", markup=False, soft_wrap=True)
+        self.say(f"{mark}{event.text}")
 
-    def _draw(self, progress: RunProgress) -> None:
+    def draw(self, progress: RunProgress) -> None:
+        """The bar as it is now; without a terminal a line now and then."""
         words = progress_words(progress)
         if not self._console.is_terminal:
             if time.monotonic() - self._line_at >= LINE_EVERY_S:
                 self._line_at = time.monotonic()
-                self._console.print(f"  {progress.phase}: {words}", markup=False, soft_wrap=True)
+                self.say(f"  {progress.phase}: {words}")
             return
         if self._task is None:
             self._task = self._bar.add_task(progress.phase, words=words, total=progress.total)
@@ -198,8 +176,25 @@ def _figure(name: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _follow(display: Display, stop: threading.Event) -> None:
-    with display:
-        while not stop.wait(LOOK_EVERY_S):
-            display.look()
-        display.look()
+def _follow(reader: RunReader, stop: threading.Event) -> None:
+    """Show what is new in a run folder, and once more after its end."""
+    seen, has_stopped = (0, 0), False
+    with Display() as display:
+        while not has_stopped:
+            has_stopped = stop.wait(LOOK_EVERY_S)
+            seen = look(reader, display, seen)
+
+
+def look(reader: RunReader, display: Display, seen: tuple[int, int]) -> tuple[int, int]:
+    """Show what comes after (attempt, sequence number) of a run; how far it was read."""
+    attempt = reader.latest_attempt()
+    if not attempt:
+        return seen
+    seq = seen[1] if attempt == seen[0] else 0
+    for event in reader.events(attempt, seq):
+        seq = event.seq
+        display.tell(event)
+    progress = reader.progress(attempt)
+    if progress is not None:
+        display.draw(progress)
+    return attempt, seq

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from cluster.access import Roots
 from cluster.commands import execute, needs_ray
 from cluster.ray_session import join_ray
-from cluster.settings import KINDS, PLACES, EvaluateRequest
+from cluster.settings import KINDS, EvaluateRequest, places_of
 from cluster.words import misfit_words
 from ingest.errors import RefusedError, TenchError
+from ingest.manifest import read_manifest
 from ingest.progress import RunReader, RunWriter
 from ingest.settings import Settings
 from ingest.storage import Place
@@ -57,11 +58,22 @@ def read_request(record: dict[str, Any]) -> Settings:
     except ValidationError as error:
         words = "; ".join(said for _, said in misfit_words(error, model, naming=str))
         raise RefusedError(f"request.json: {words}") from None
-    roots = Roots(record.get("roots", []))
-    for name in PLACES:
-        if (uri := getattr(request, name, None)) is not None:
-            roots.refuse_outside(uri, name)
+    roots = Roots(record.get("roots", []), record.get("web_hosts", []))
+    for name, uri in places_of(request).items():
+        roots.refuse_outside(uri, name)
+    if pinned := record.get("pinned"):
+        _refuse_another(Place(request.model_dump()["dataset"]), pinned)
     return request
+
+
+def _refuse_another(dataset: Place, pinned: dict[str, str]) -> None:
+    """Refuse a dataset that is not the one which the job before this one made."""
+    found = read_manifest(dataset).dataset_id
+    if found != pinned["dataset_id"]:
+        raise RefusedError(
+            f"dataset {dataset.uri}: is now {found[:16]}, but job {pinned['by']} made {pinned['dataset_id'][:16]}, which "
+            "this job was pinned to; put that one back, or ask for a new job"
+        )
 
 
 def _run_place(environment: Any) -> tuple[Place, int]:

@@ -1,18 +1,27 @@
 """The door of the service: every request passes it before any route sees it.
 
 A page elsewhere must neither read nor start anything: foreign Host headers are turned away (DNS rebinding), POSTs have
-to be JSON of the same origin, no CORS header is ever sent. Then the token, if this service asks for one.
+to be JSON of the same origin, no CORS header is ever sent. Then the token, if this service asks for one, and the rate at
+which its owner (or, without tokens, an address) may ask.
 """
+
+import math
+import time
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.access import Tokens, host_allowed
+from cluster.counters import Requests
 from cluster.problems import Problem
+from cluster.rates import Rate, Rates
 
 MAX_BODY_BYTES = 1_000_000
 OPEN_PATHS = ("/", "/healthz", "/readyz")
 OPEN_FOLDERS = ("/static/",)
+LOCAL = "local"
+"""The caller where no token is asked for."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -23,34 +32,66 @@ HEADERS = {
 }
 
 
-class Guard:
-    """ASGI middleware. `tokens` is None where none is asked for; `scope["state"]["caller"]` is set for the routes."""
+@dataclass(frozen=True)
+class Limits:
+    """How often one caller may ask."""
 
-    def __init__(self, app: ASGIApp, served_host: str, tokens: Tokens | None) -> None:
-        self._app, self._host, self._tokens = app, served_host, tokens
+    posts: Rate
+    reads: Rate
+
+
+class Guard:
+    """ASGI middleware. `tokens` is None where none is asked for; `caller` and `limited_as` are in the scope's state."""
+
+    def __init__(
+        self, app: ASGIApp, served_host: str, tokens: Tokens | None, requests: Requests, limits: Limits
+    ) -> None:
+        self._app, self._host, self._tokens, self._requests = app, served_host, tokens, requests
+        self._posts, self._reads = Rates(limits.posts), Rates(limits.reads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with a problem."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        guarded_send = _with_headers(send)
+        guarded_send = self._requests.timed(scope, _with_headers(send))
         try:
-            scope.setdefault("state", {})["caller"] = self._caller(scope)
+            scope.setdefault("state", {}).update(self._admitted(scope))
             limited = _limited(receive, Headers(scope=scope))
             await self._app(scope, limited, guarded_send)
         except Problem as problem:
             await problem.response()(scope, receive, guarded_send)
 
+    def _admitted(self, scope: Scope) -> dict[str, str]:
+        """`caller`: who asks, as it is written down; `limited_as`: whose limits it counts against. Raises Problem."""
+        address = scope["client"][0] if scope.get("client") else LOCAL
+        try:
+            caller = self._caller(scope)
+        except Problem:
+            self._refuse_haste(scope, address)
+            raise
+        limited_as = address if caller == LOCAL else caller
+        self._refuse_haste(scope, limited_as)
+        return {"caller": caller, "limited_as": limited_as}
+
+    def _refuse_haste(self, scope: Scope, caller: str) -> None:
+        """Raise Problem 429 for a caller who asks too often. Probes and the page's own files are not counted."""
+        if _is_open(scope["path"]):
+            return
+        rates, what = (self._reads, "reads") if _reads(scope) else (self._posts, "posts")
+        if wait := rates.wait_s(caller, time.monotonic()):
+            headers = {"Retry-After": str(math.ceil(wait))}
+            raise Problem(429, f"{caller} asks too often ({what}); ask again in {wait:.2f} s.", headers=headers)
+
     def _caller(self, scope: Scope) -> str:
         """Who asks. Raises Problem if this request may not be made."""
-        headers, path, reads = Headers(scope=scope), scope["path"], scope["method"] in ("GET", "HEAD")
+        headers, reads = Headers(scope=scope), _reads(scope)
         if not host_allowed(headers.get("host", ""), self._host, self._tokens is not None):
             raise Problem(400, f"Host {headers.get('host')!r} is not this service; ask for it by its own address.")
         if not reads:
             _refuse_foreign(headers)
-        if self._tokens is None or path in OPEN_PATHS or path.startswith(OPEN_FOLDERS):
-            return "local"
+        if self._tokens is None or _is_open(scope["path"]):
+            return LOCAL
         scheme, _, token = headers.get("authorization", "").partition(" ")
         found = self._tokens.check(token.strip()) if scheme.lower() == "bearer" else None
         if found is None:
@@ -59,6 +100,14 @@ class Guard:
         if not reads and right != "submit":
             raise Problem(403, f"Token {name} may read only; starting and stopping jobs needs one with right `submit`.")
         return name
+
+
+def _reads(scope: Scope) -> bool:
+    return scope["method"] in ("GET", "HEAD")
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
 def _refuse_foreign(headers: Headers) -> None:

@@ -35,6 +35,8 @@ SETTLE_S = 5.0
 """A result may show up this late on a shared file system after Ray calls the process ended."""
 LOST_GRACE_S = 10.0
 """How long a lost job may come back before its next attempt."""
+NEVER_FITS_S = 30.0
+"""A cluster that starts, or that lost nodes, may have what a job needs after this time."""
 START_LIMIT_S = 900.0
 """Ray itself gives up a job that could not be placed after this time."""
 
@@ -102,6 +104,8 @@ class Sight:
     """Set when the ledger admits the job now."""
     never: str | None = None
     """Set when no state of this cluster could admit it: the reason."""
+    never_s: float = 0.0
+    """Seconds for which that has been so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,7 @@ def _from_queued(job: Job, sight: Sight, now: float) -> Move | None:
     if sight.parent == "stopped":
         why = f"{job.after} has to succeed first, and it was stopped."
         return Move("stopped", why, {"error": why})
-    if sight.never is not None:
+    if sight.never is not None and sight.never_s >= NEVER_FITS_S:
         return Move("failed", sight.never, {"error": sight.never, "exit_code": 3})
     if sight.grant is None:
         return None

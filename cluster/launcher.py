@@ -6,12 +6,15 @@ from typing import Any
 import httpx2
 
 from cluster.ledger import Capacity
+from cluster.logs import Log, end_of
 from ingest.errors import TenchError
 
 ENTRYPOINT = "exec python -m cluster.entry"
 """The same fixed line for every job: settings travel as a file in the run folder, never through a shell."""
 STOP_WAIT_S = 60
 TIMEOUT_S = 10.0
+MEASURED = ("cpu_share", "host_memory_used_bytes", "devices")
+"""What is told of a node that changes all the time."""
 
 
 class RayUnreachable(TenchError):
@@ -20,7 +23,7 @@ class RayUnreachable(TenchError):
 
 @dataclass(frozen=True)
 class Nodes:
-    """The nodes of a cluster that are alive: name, address, is_head, cpus, gpus, memory_bytes of each."""
+    """The nodes of a cluster that are alive, each as `views.NodeView` tells it."""
 
     nodes: tuple[dict[str, Any], ...]
 
@@ -35,8 +38,12 @@ class RayJobs:
     """The jobs of one Ray cluster, by the address of its dashboard and its token."""
 
     def __init__(self, address: str, token: str | None) -> None:
-        self.address = address
+        self.move_to(address, token)
+
+    def move_to(self, address: str, token: str | None) -> None:
+        """Speak to another Ray from now on; calls under way end with the one before."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.address = address
         self._http = httpx2.Client(base_url=address, headers=headers, timeout=TIMEOUT_S, trust_env=False)
 
     def close(self) -> None:
@@ -68,10 +75,18 @@ class RayJobs:
         """SIGTERM to the job's process; SIGKILL after STOP_WAIT_S."""
         self._ask("POST", f"/api/jobs/{submission_id}/stop")
 
+    def log(self, submission_id: str) -> Log:
+        """The end of what the job's process wrote; empty if Ray no longer knows it. Memory is bounded."""
+        try:
+            with self._http.stream("GET", f"/api/jobs/{submission_id}/logs") as response:
+                self._refuse_refusal(response)
+                return end_of(response.iter_bytes()) if response.status_code == 200 else Log()
+        except httpx2.HTTPError as error:
+            raise RayUnreachable(f"Ray at {self.address} does not answer: {error}") from error
+
     def logs(self, submission_id: str) -> str:
-        """What the job's process wrote; empty if Ray no longer knows it."""
-        response = self._ask("GET", f"/api/jobs/{submission_id}/logs")
-        return str(response.json().get("logs", "")) if response.status_code == 200 else ""
+        """The same as text."""
+        return self.log(submission_id).text()
 
     def running(self) -> list[str]:
         """Submission ids of jobs that have not ended."""
@@ -99,9 +114,12 @@ class RayJobs:
             response = self._http.request(method, path, **options)
         except httpx2.HTTPError as error:
             raise RayUnreachable(f"Ray at {self.address} does not answer: {error}") from error
+        self._refuse_refusal(response)
+        return response
+
+    def _refuse_refusal(self, response: httpx2.Response) -> None:
         if response.status_code in (401, 403):
             raise RayUnreachable(f"Ray at {self.address} refuses the token (RAY_AUTH_TOKEN_PATH)")
-        return response
 
     def _refuse_strange(self, response: httpx2.Response) -> None:
         if response.status_code != 200:
@@ -120,4 +138,30 @@ def _node(node: dict[str, Any]) -> dict[str, Any]:
         "cpus": int(total.get("CPU", 0)),
         "gpus": int(total.get("GPU", 0)),
         "memory_bytes": int(total.get("memory", 0)),
+        **_use(node),
     }
+
+
+def _use(node: dict[str, Any]) -> dict[str, Any]:
+    """What a node is busy with, as its agent measured it last; nothing before its first report."""
+    memory = node.get("mem")  # total, available, percent, used; bytes
+    return {
+        "cpu_share": _share(node.get("cpu")),
+        "host_memory_used_bytes": int(memory[0] - memory[1]) if memory else None,
+        "host_memory_bytes": int(memory[0]) if memory else None,
+        "devices": [_device(gpu) for gpu in node.get("gpus") or []],
+    }
+
+
+def _device(gpu: dict[str, Any]) -> dict[str, Any]:
+    used, total = (gpu.get(name) for name in ("memoryUsed", "memoryTotal"))  # MiB
+    return {
+        "name": str(gpu.get("name", "")),
+        "utilisation": _share(gpu.get("utilizationGpu")),
+        "memory_used_bytes": None if used is None else int(used) * 2**20,
+        "memory_bytes": None if total is None else int(total) * 2**20,
+    }
+
+
+def _share(percent: float | None) -> float | None:
+    return None if percent is None else round(percent / 100, 3)

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.access import Roots
-from cluster.commands import part_of
+from cluster.commands import part_of, with_run_beside
 from cluster.jobs import Job
 from cluster.ledger import Capacity, needs_of, never_fits
 from cluster.problems import Problem
-from cluster.settings import KINDS, PLACES, EvaluateRequest, IngestRequest, JobRequest, TrainRequest
+from cluster.settings import KINDS, EvaluateRequest, IngestRequest, JobRequest, TrainRequest, places_of, run_beside
 from cluster.store import Key, Store
 from cluster.words import misfit_words
 from ingest.errors import TenchError
@@ -38,12 +38,18 @@ def checked_settings(request: JobRequest, store: Store, roots: Roots) -> Setting
         raise Problem(UNPROCESSABLE, "; ".join(words for _, words in said), said) from None
     settings = settings.model_copy(update=_checked_places(settings, roots))
     if isinstance(settings, EvaluateRequest):
-        trained = store.job(settings.run)
-        if trained is None or trained.kind != "train":
-            raise _at("run", f"run {settings.run}: there is no training job of this id")
+        _refuse_untrained(store, settings.run, "run")
+    if (run := run_beside(settings)) is not None:
+        _refuse_untrained(store, run, "initial")
     if request.after is not None and store.job(request.after) is None:
         raise _at("after", f"after {request.after}: there is no job of this id")
     return settings
+
+
+def _refuse_untrained(store: Store, run: str, field: str) -> None:
+    trained = store.job(run)
+    if trained is None or trained.kind != "train":
+        raise _at(field, f"{field} {run}: there is no training job of this id")
 
 
 def new_job(request: JobRequest, settings: Settings, caller: str) -> Job:
@@ -52,6 +58,7 @@ def new_job(request: JobRequest, settings: Settings, caller: str) -> Job:
     return Job(
         id=new_run_id(request.kind), kind=request.kind, name=request.name, state="queued",
         settings=settings.model_dump(mode="json"), after=request.after, priority=request.priority, asked_by=caller,
+        max_attempts=request.max_attempts,
         created_at=now, moved_at=now,
     )  # fmt: skip
 
@@ -62,11 +69,11 @@ def key_of(header: str | None, request: JobRequest, caller: str) -> Key | None:
         return None
     if not 0 < len(header) <= MAX_KEY_LENGTH:
         raise Problem(UNPROCESSABLE, f"Idempotency-Key: has {len(header)} characters; expected 1 to {MAX_KEY_LENGTH}")
-    body = json.dumps(request.model_dump(mode="json"), sort_keys=True)
+    body = json.dumps(request.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     return Key(caller, header, hashlib.sha256(body.encode()).hexdigest())
 
 
-def dry_run(request: JobRequest, settings: Settings, capacity: Capacity | None) -> dict[str, Any]:
+def dry_run(request: JobRequest, settings: Settings, capacity: Capacity | None, runs: Place) -> dict[str, Any]:
     """What the job would do: its settings, what it needs, and the floor's own forecast. Nothing is written."""
     values = settings.model_dump(mode="json")
     facts: dict[str, Any] = {"kind": request.kind, "settings": values}
@@ -75,12 +82,12 @@ def dry_run(request: JobRequest, settings: Settings, capacity: Capacity | None) 
         facts["needs"] = {"cpus": needs.cpus, "gpus": needs.gpus, "memory_bytes": needs.memory}
         facts["never"] = never_fits(needs, capacity)
     try:
-        return facts | _forecast(settings, values)
+        return facts | _forecast(settings, values, runs)
     except TenchError as error:
         raise Problem(UNPROCESSABLE, error.message) from error
 
 
-def _forecast(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
+def _forecast(settings: Settings, values: dict[str, Any], runs: Place) -> dict[str, Any]:
     if isinstance(settings, IngestRequest):
         from ingest.run import plan_only
 
@@ -88,7 +95,8 @@ def _forecast(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(settings, TrainRequest):
         from trainer.launch import plan_only as plan_training
 
-        return plan_training(settings.dataset, part_of(settings, TrainSettings))
+        request = with_run_beside(settings, runs.inside("this-one"))
+        return plan_training(settings.dataset, part_of(request, TrainSettings))
     manifest = read_manifest(Place(values["dataset"]))
     return {
         "num_files": len(manifest.files) + len(manifest.derived) + 1,
@@ -99,9 +107,7 @@ def _forecast(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
 def _checked_places(settings: Settings, roots: Roots) -> dict[str, str]:
     """The places of a request in full, each inside a root."""
     checked = {}
-    for name in PLACES:
-        if (uri := getattr(settings, name, None)) is None:
-            continue
+    for name, uri in places_of(settings).items():
         if not uri.startswith(("/", *REMOTE_SCHEMES)):
             raise _at(name, f"{name} {uri}: expected a full path (/data/...) or an address (s3://...)")
         try:

@@ -3,36 +3,46 @@
 import time
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Header, Query, Request
+from fastapi import Body, FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse
 
+from cluster.examples import JOB_EXAMPLES
 from cluster.jobs import State
 from cluster.launcher import Nodes
 from cluster.ledger import Capacity
-from cluster.problems import Problem
+from cluster.problems import Problem, problems
 from cluster.requests import checked_settings, dry_run, key_of, new_job
 from cluster.service import JobId, Service
 from cluster.settings import KINDS, JobRequest, Kind
 from cluster.store import KeyTaken, Superseded
+from cluster.views import DryRunView, JobsPage, JobView
 
 PAGE = 100
 WISH_TRIES = 20
+MADE_OR_NOT: dict[int | str, dict[str, Any]] = {
+    200: {"model": JobView | DryRunView, "description": "The job of the same Idempotency-Key, or the dry run."},
+    201: {"model": JobView, "description": "The new job."},
+}
+LIMIT = Query(ge=1, le=1000, description="Jobs on a page.")
+CURSOR = Query(description="The `next` of the page before.")
+DRY = Query(alias="dry_run", description="Only say what the job would do.")
+KEY = Header(description="A word of yours, at most 200 characters: asking again with it is asking once.")
 
 
 def add_jobs(app: FastAPI, service: Service) -> None:
     """Ask for jobs, and look at them."""
 
-    @app.post("/v1/jobs", status_code=201)
+    @app.post("/v1/jobs", status_code=201, responses={**MADE_OR_NOT, **problems(422)})
     def submit(
-        body: JobRequest,
+        body: Annotated[JobRequest, Body(openapi_examples=JOB_EXAMPLES)],
         request: Request,
-        dry: Annotated[bool, Query(alias="dry_run")] = False,
-        idempotency_key: Annotated[str | None, Header()] = None,
-    ) -> Any:
+        dry: Annotated[bool, DRY] = False,
+        idempotency_key: Annotated[str | None, KEY] = None,
+    ) -> JSONResponse:
         """Ask for a job. With `?dry_run=true`: what it would do, and nothing is started."""
         settings = checked_settings(body, service.store, service.roots)
         if dry:
-            return JSONResponse(dry_run(body, settings, _capacity(service.ray_note())))
+            return JSONResponse(dry_run(body, settings, _capacity(service.ray_note()), service.runs))
         caller = request.scope["state"]["caller"]
         key = key_of(idempotency_key, body, caller)
         try:
@@ -41,12 +51,12 @@ def add_jobs(app: FastAPI, service: Service) -> None:
             raise Problem(422, "This Idempotency-Key came with another body before; take a new one.") from None
         return JSONResponse(service.view(job), 201 if made else 200)
 
-    @app.get("/v1/jobs")
+    @app.get("/v1/jobs", response_model=JobsPage, responses=problems(404))
     def list_jobs(
         state: State | None = None,
         kind: Kind | None = None,
-        cursor: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = PAGE,
+        cursor: Annotated[str | None, CURSOR] = None,
+        limit: Annotated[int, LIMIT] = PAGE,
     ) -> dict[str, Any]:
         """Jobs, newest first; `next` is the cursor of the next page, null on the last."""
         if cursor is not None:
@@ -55,13 +65,13 @@ def add_jobs(app: FastAPI, service: Service) -> None:
         page = service.views(found[:limit])
         return {"jobs": page, "next": page[-1]["id"] if len(found) > limit else None}
 
-    @app.get("/v1/jobs/{job_id}")
+    @app.get("/v1/jobs/{job_id}", response_model=JobView, responses=problems(404))
     def show(job_id: JobId) -> dict[str, Any]:
         """One job."""
         return service.view(service.job(job_id))
 
     @app.get("/v1/kinds")
-    def kinds() -> dict[str, Any]:
+    def kinds() -> dict[str, dict[str, Any]]:
         """The settings of each kind of job, as JSON schema: from it come the page's forms."""
         return {kind: model.model_json_schema() for kind, model in KINDS.items()}
 
@@ -69,17 +79,17 @@ def add_jobs(app: FastAPI, service: Service) -> None:
 def add_wishes(app: FastAPI, service: Service) -> None:
     """What one may wish of a job that is there."""
 
-    @app.post("/v1/jobs/{job_id}/stop")
+    @app.post("/v1/jobs/{job_id}/stop", response_model=JobView, responses=problems(404, 409, 503))
     def stop(job_id: JobId) -> dict[str, Any]:
         """Ask a job to stop at its next safe point; what it has finished is kept."""
         return _wish(service, job_id, "stop")
 
-    @app.post("/v1/jobs/{job_id}/resume")
+    @app.post("/v1/jobs/{job_id}/resume", response_model=JobView, responses=problems(404, 409, 503))
     def resume(job_id: JobId) -> dict[str, Any]:
         """Queue a failed or stopped job again: it goes on from what it has finished."""
         return _wish(service, job_id, "resume")
 
-    @app.post("/v1/jobs/{job_id}/clone", status_code=201)
+    @app.post("/v1/jobs/{job_id}/clone", status_code=201, response_model=JobView, responses=problems(404))
     def clone(job_id: JobId, request: Request) -> dict[str, Any]:
         """A new job with the settings of another one."""
         job = service.job(job_id)

@@ -14,23 +14,25 @@ from types import FrameType
 
 import uvicorn
 
-from cluster import local_ray
 from cluster.access import Roots, Tokens, is_loopback
-from cluster.api import make_app
-from cluster.guard import Guard
+from cluster.api import guarded_app
+from cluster.guard import Guard, Limits
 from cluster.launcher import RayJobs, RayUnreachable
+from cluster.rates import Rate, Streams
+from cluster.ray_keeper import RayKeeper
 from cluster.service import Service
 from cluster.settings import ServeSettings
 from cluster.store import Store
 from cluster.watcher import Watcher
 from ingest.errors import RefusedError
 from ingest.progress import to_json
-from ingest.storage import Place
+from ingest.storage import STAY_ON_HOST, Place
 
 NOTE = "service.json"
 """HOME/service.json: address and pid of the service at work."""
 DRIVERS_END_WITHIN_S = 15.0
 STREAMS_END_WITHIN_S = 3
+FIRST_LOOK_WITHIN_S = 30.0
 
 
 def serve(settings: ServeSettings) -> int:
@@ -51,13 +53,16 @@ def _serve(settings: ServeSettings, home: Path, tokens: Tokens | None, listener:
         if "://" not in root:
             Path(root).mkdir(parents=True, exist_ok=True)
     runs = Place(home / "runs")
-    service = Service(Store.open(str(home / "store.sqlite")), ray, runs, Roots(roots))
-    watcher = Watcher(service.store, ray, runs, service.roots.roots)
-    watcher.tick()
+    allowed = Roots(roots, settings.allow_source)
+    os.environ[STAY_ON_HOST] = "1"
+    streams = Streams(settings.max_streams, settings.max_streams_per_caller)
+    service = Service(Store.open(settings.store or str(home / "store.sqlite")), ray, runs, allowed, streams)
+    watcher = Watcher(service.store, ray, runs, allowed.roots, allowed.web_hosts)
     thread = threading.Thread(target=watcher.run, name="watcher")
-    server = _Server(service, Guard(make_app(service), settings.host, tokens))
+    server = _Server(service, guarded_app(service, settings.host, tokens, _limits(settings)))
     thread.start()
     try:
+        watcher.has_looked.wait(FIRST_LOOK_WITHIN_S)
         with _noted(home, _url(listener)):
             server.run_until_stopped(listener)
     finally:
@@ -68,6 +73,11 @@ def _serve(settings: ServeSettings, home: Path, tokens: Tokens | None, listener:
                   file=sys.stderr)  # fmt: skip
             watcher.interrupt(DRIVERS_END_WITHIN_S)
         service.store.close()
+
+
+def _limits(settings: ServeSettings) -> Limits:
+    posts, reads = settings.posts_per_minute, settings.reads_per_second
+    return Limits(Rate(posts / 60, posts), Rate(reads, 4 * reads))
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
@@ -135,7 +145,8 @@ def _only_service(home: Path) -> Iterator[None]:
 def _listening(settings: ServeSettings) -> Iterator[socket.socket]:
     """A socket on the address, before anything else is started. Raises RefusedError if it is taken."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as listener:
+    # With its protocol told, asyncio sends small answers at once (TCP_NODELAY), not after 40 ms.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.host, settings.port))
@@ -157,33 +168,11 @@ def _ray(settings: ServeSettings, home: Path) -> Iterator[RayJobs]:
         yield ray
         ray.close()
         return
-    own = _own_ray(home, settings.num_cpus)
-    ray = RayJobs(own.address, own.token)
+    keeper = RayKeeper(home, settings.num_cpus)
     try:
-        yield ray
+        yield keeper.ray
     finally:
-        ray.close()
-        own.end()
-        local_ray.forget(home)
-
-
-def _own_ray(home: Path, num_cpus: int | None) -> local_ray.LocalRay:
-    """The head of a service that was killed, if its jobs still run; otherwise a new one."""
-    found = local_ray.find(home)
-    if found is not None:
-        ray = RayJobs(found.address, found.token)
-        try:
-            if ray.running():
-                print("Going on with the Ray of the service before this one: its jobs still run.", file=sys.stderr)
-                return found
-        except RayUnreachable as error:
-            print(f"The Ray of the service before this one does not answer: {error}", file=sys.stderr)
-        finally:
-            ray.close()
-        found.end()
-        local_ray.forget(home)
-    print("Starting Ray on this machine (10 to 30 s) ...", file=sys.stderr)
-    return local_ray.start(home, num_cpus)
+        keeper.end()
 
 
 def _refuse_open(ray: RayJobs, settings: ServeSettings) -> None:

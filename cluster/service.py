@@ -1,6 +1,7 @@
 """What the routes of the service work with: store, Ray, run folders, roots; and a job as it is answered."""
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,12 +14,14 @@ from cluster.datasets import Library
 from cluster.jobs import ADMITTED, Job
 from cluster.launcher import RayJobs
 from cluster.problems import Problem
+from cluster.rates import Streams
 from cluster.store import Store
 from cluster.watcher import RAY_NOTE
 from ingest.progress import Progress, RunReader
 from ingest.storage import Place
 
 JobId = str
+MAX_STREAMS, MAX_STREAMS_OF_ONE = 500, 300
 
 
 @dataclass
@@ -29,17 +32,23 @@ class Service:
     ray: RayJobs
     runs: Place
     roots: Roots
+    streams: Streams = field(default_factory=lambda: Streams(MAX_STREAMS, MAX_STREAMS_OF_ONE))
     stopping: threading.Event = field(default_factory=threading.Event)
-    streams: int = 0
 
     def __post_init__(self) -> None:
         self.followers = events.Followers(self.runs)
         self.library = Library(self.roots.roots)
+        self.feeds = events.Feeds(self._followed)
 
     def ray_note(self) -> dict[str, Any]:
         """What the watcher last saw of Ray."""
         note = self.store.read_note(RAY_NOTE)
         return note[0] if note is not None else {"reachable": False, "nodes": []}
+
+    def watcher_silence_s(self) -> float:
+        """Seconds since the watcher, of whichever process it is, wrote to the store; infinite if it never did."""
+        note = self.store.read_note(RAY_NOTE)
+        return max(time.time() - note[1], 0.0) if note is not None else float("inf")
 
     def job(self, job_id: JobId) -> Job:
         """A job. Raises Problem 404."""
@@ -48,19 +57,29 @@ class Service:
             raise Problem(404, f"There is no job {job_id!r}; GET /v1/jobs lists them.")
         return found
 
+    def progress(self, job_id: JobId) -> Progress | None:
+        """The latest second of a job's newest attempt."""
+        return RunReader(self.runs.inside(job_id)).progress()
+
     def views(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         """Jobs as they are answered."""
         reachable = self.ray_note()["reachable"]
-        return [_view(job, RunReader(self.runs.inside(job.id)).progress(), reachable) for job in jobs]
+        return [_view(job, self.progress(job.id), reachable) for job in jobs]
 
     def view(self, job: Job) -> dict[str, Any]:
         """One job as it is answered."""
         return self.views([job])[0]
 
-    def followed_view(self, job_id: JobId, follower: events.Follower) -> dict[str, Any] | None:
-        """A job as its stream tells it, with the progress that its listeners share; None if it is gone."""
+    def _followed(self, job_id: JobId) -> tuple[dict[str, Any], events.Seen] | None:
+        """A job and what is known of its run, as its stream tells them; None if it is gone.
+
+        The job first: what a run wrote before its job was seen to have ended is then never missed.
+        """
         job = self.store.job(job_id)
-        return None if job is None else _view(job, follower.look().progress, self.ray_note()["reachable"])
+        if job is None:
+            return None
+        seen = self.followers.of(job_id).look()
+        return _view(job, seen.progress, self.ray_note()["reachable"]), seen
 
 
 def png_response(data: bytes | None, cache: str) -> Response:

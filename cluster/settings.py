@@ -1,9 +1,11 @@
 """What a person may ask the service for: one model a kind of job, made from the floors' own settings."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from cluster.jobs import MAX_ATTEMPTS
 from ingest.settings import (
     Content,
     Execution,
@@ -16,6 +18,7 @@ from ingest.settings import (
 from trainer.settings import EvaluateSettings, TrainSettings
 
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f]+$")]
+WebHost = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?$")]
 RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,64}$")]
 
 
@@ -116,6 +119,20 @@ KINDS: dict[str, type[Settings]] = {
 
 PLACES = ("source", "dataset", "out", "initial")
 """Settings that name a place: held to the service's roots."""
+RUN_BESIDE = re.compile(r"run:([a-z0-9-]{1,64})")
+"""`initial` may name a run by its folder beside this run's, which is what the service calls a job's id."""
+
+
+def places_of(request: Settings) -> dict[str, str]:
+    """The places that a request names, by setting."""
+    named = {name: uri for name in PLACES if (uri := getattr(request, name, None)) is not None}
+    return {name: uri for name, uri in named.items() if name != "initial" or run_beside(request) is None}
+
+
+def run_beside(request: Settings) -> str | None:
+    """The id of the run that a training's `initial` names as `run:ID`, None if it names none."""
+    named = RUN_BESIDE.fullmatch(getattr(request, "initial", None) or "")
+    return None if named is None else named[1]
 
 
 class JobRequest(BaseModel):
@@ -123,7 +140,7 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    kind: str
+    kind: Annotated[str, Field(json_schema_extra={"enum": list(KINDS)})]
     """ingest, verify, repair, recentre, train or evaluate."""
 
     settings: dict[str, Any]
@@ -134,6 +151,9 @@ class JobRequest(BaseModel):
 
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Jobs of higher priority start first."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = MAX_ATTEMPTS
+    """Attempts, if processes are lost: each goes on from what is finished. Stops and ends of the service do not count."""
 
     name: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f]*$")] = ""
     """What people call it; without one, its kind and places are shown."""
@@ -151,8 +171,16 @@ class ServeSettings(Settings):
     home: Annotated[str, Execution] = "~/.tench"
     """Folder of the service: its store, its runs and, unless roots are given, its data."""
 
+    store: Annotated[str | None, Execution] = None
+    """Where jobs are remembered: a file of SQLite, or postgresql://USER@HOST/NAME; HOME/store.sqlite unless given. A URL
+    with a password belongs into the environment (TENCH_STORE), which other users cannot list."""
+
     root: Annotated[tuple[str, ...], Execution] = ()
     """Folder that jobs may read from and write to (repeatable); HOME/data unless given."""
+
+    allow_source: Annotated[tuple[WebHost, ...], Execution] = ()
+    """Web server whose archives jobs may read, HOST or HOST:PORT (repeatable); none unless given. Redirects to
+    other hosts are not followed."""
 
     token_file: Annotated[str | None, Execution] = None
     """File of the token hashes; HOME/tokens.json unless given."""
@@ -168,3 +196,15 @@ class ServeSettings(Settings):
 
     num_cpus: Annotated[int | None, Execution, Field(ge=1, le=100_000)] = None
     """CPUs of the service's own Ray; all cores of this machine unless told."""
+
+    posts_per_minute: Annotated[int, Execution, Field(ge=1, le=1_000_000)] = 600
+    """Jobs, stops and resumes that one token (or, without tokens, one address) may ask for; as many at once."""
+
+    reads_per_second: Annotated[int, Execution, Field(ge=1, le=1_000_000)] = 500
+    """Other requests of one token or address; four times as many at once."""
+
+    max_streams: Annotated[int, Execution, Field(ge=1, le=10_000)] = 500
+    """Streams of events and logs that may be open at once."""
+
+    max_streams_per_caller: Annotated[int, Execution, Field(ge=1, le=10_000)] = 300
+    """Streams of one token or address among these."""

@@ -5,24 +5,21 @@ Handlers of requests add jobs and wishes (stop, resume); the watcher alone moves
 row's version. A wish counts as a new version too, so no move overtakes it unseen.
 """
 
-import contextlib
-import fcntl
 import json
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
-from cluster import tables
+from cluster import migrations, tables
+from cluster.engines import open_engine
 from cluster.jobs import ENDED, Job, Move, Needs, State, moved
+from cluster.turn import IsMine, turn_by_file, turn_by_session
 from ingest.errors import RefusedError
-
-ADVISORY_LOCK = 7_236_942_113
-BUSY_TIMEOUT_S = 30
 
 
 class Superseded(Exception):
@@ -52,15 +49,18 @@ class Store:
 
     @classmethod
     def open(cls, place: str) -> "Store":
-        """A path of an SQLite file, or a URL `postgresql://...`. Raises RefusedError if a newer Tench wrote it."""
-        if "://" in place:
-            engine = _open_postgresql(place)
-            store = cls(engine, None)
-        else:
-            Path(place).parent.mkdir(parents=True, exist_ok=True)
-            engine = _open_sqlite(place)
-            store = cls(engine, Path(f"{place}.watcher"))
-        store._prepare()
+        """A path of an SQLite file, or a URL `postgresql://...`; its schema is brought up to date.
+
+        Raises RefusedError if it cannot be opened, or if a newer Tench wrote it.
+        """
+        store = cls(open_engine(place), None if "://" in place else Path(f"{place}.watcher"))
+        try:
+            with store._writer.begin() as connection:
+                migrations.migrate(connection)
+        except DatabaseError as error:
+            store.close()
+            words = str(error.orig).split("\n")[0]
+            raise RefusedError(f"the store {store._engine.url} cannot be used: {words}") from None  # no password in it
         return store
 
     def close(self) -> None:
@@ -123,6 +123,13 @@ class Store:
         with self._engine.begin() as connection:
             return {state: int(number) for state, number in connection.execute(query)}
 
+    def counts_by_kind(self) -> dict[tuple[str, str], int]:
+        """Number of jobs of each (kind, state) that has any."""
+        columns = (tables.jobs.c.kind, tables.jobs.c.state)
+        query = sa.select(*columns, sa.func.count()).group_by(*columns)
+        with self._engine.begin() as connection:
+            return {(kind, state): int(number) for kind, state, number in connection.execute(query)}
+
     def move(self, job: Job, move: Move, by: str) -> Job:
         """Make a move: the one place where a state changes. Raises Superseded, IllegalMove."""
         after = moved(job, move, time.time())
@@ -165,83 +172,21 @@ class Store:
         return None if row is None else (json.loads(row.value), float(row.at))
 
     def is_usable(self) -> bool:
-        """True if a query gets through now."""
+        """True if a query gets through now: one that reads the file, which `SELECT 1` of SQLite does not."""
         try:
-            with self._engine.begin() as connection:
-                return connection.execute(sa.text("SELECT 1")).scalar() == 1
+            with self._engine.connect() as connection:
+                connection.execute(sa.select(tables.notes.c.name).limit(1)).all()
+                return True
         except sa.exc.SQLAlchemyError:
             return False
 
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[bool]:
-        """True for one watcher at a time over all processes that share the store, False for the others."""
-        if self._lock_file is None:
-            with self._engine.connect() as connection:
-                query = sa.select(sa.func.pg_try_advisory_lock(ADVISORY_LOCK))
-                yield bool(connection.execute(query).scalar())
-                # The lock ends with the session, not with the transaction.
-                connection.invalidate()
-            return
-        with open(self._lock_file, "w") as file:
-            yield _try_lock(file)
+    def watching(self) -> AbstractContextManager[IsMine]:
+        """Try to become the one watcher over all processes that share the store, until the end of the block."""
+        return turn_by_session(self._engine) if self._lock_file is None else turn_by_file(self._lock_file)
 
     def _read(self, query: sa.Select[Any]) -> list[Job]:
         with self._engine.begin() as connection:
             return [_from_row(row) for row in connection.execute(query).mappings()]
-
-    def _prepare(self) -> None:
-        with self._writer.begin() as connection:
-            tables.metadata.create_all(connection)
-        found = self.read_note("schema")
-        if found is None:
-            self.write_note("schema", {"version": tables.SCHEMA_VERSION})
-        elif found[0]["version"] > tables.SCHEMA_VERSION:
-            raise RefusedError(
-                f"the store was written by a newer Tench (schema {found[0]['version']}, this one knows "
-                f"{tables.SCHEMA_VERSION}); update Tench, or give another --home"
-            )
-
-
-def _open_sqlite(path: str) -> sa.Engine:
-    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
-
-    @sa.event.listens_for(engine, "connect")
-    def _configure(connection: Any, record: Any) -> None:
-        del record
-        # SQLAlchemy, not the driver, says when a transaction begins: a writer takes the lock before it reads.
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        writes = connection.get_execution_options().get("tench_writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _open_postgresql(url: str) -> sa.Engine:
-    scheme, rest = url.split("://", 1)
-    if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
-        raise RefusedError(f"{scheme}://: the store is a file of SQLite or postgresql://; give one of these")
-    try:
-        engine = sa.create_engine(f"postgresql+psycopg://{rest}", pool_pre_ping=True)
-        with engine.connect():
-            return engine
-    except ImportError as error:
-        raise RefusedError("a store in PostgreSQL needs the package psycopg: pip install 'psycopg[binary]'") from error
-    except sa.exc.OperationalError as error:
-        shown = engine.url.render_as_string(hide_password=True)
-        raise RefusedError(f"{shown}: cannot be opened: {str(error.orig).strip()}") from error
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _compare_and_set(connection: sa.Connection, before: Job, after: Job) -> None:
@@ -254,7 +199,13 @@ def _compare_and_set(connection: sa.Connection, before: Job, after: Job) -> None
 def _note_move(connection: sa.Connection, job: Job, before: State | str, reason: str, by: str) -> None:
     connection.execute(
         tables.moves.insert().values(
-            job=job.id, number=job.move, state_before=before, state=job.state, at=job.moved_at, by=by, reason=reason
+            job=job.id,
+            number=job.move,
+            state_before=before,
+            state=job.state,
+            at=job.moved_at,
+            by=by,
+            reason=_storable(reason),
         )
     )
 
@@ -276,9 +227,15 @@ def _read_job(connection: sa.Connection, job_id: str) -> Job | None:
 
 def _to_row(job: Job) -> dict[str, Any]:
     row = {name: getattr(job, name) for name in Job.__dataclass_fields__ if name != "grant"}
+    row["error"] = None if job.error is None else _storable(job.error)
     row["settings"] = json.dumps(job.settings)
     row["result"] = None if job.result is None else json.dumps(job.result)
     return row | {f"grant_{name}": value for name, value in asdict(job.grant).items()}
+
+
+def _storable(words: str) -> str:
+    """Words of other programs as a database can hold them: PostgreSQL takes no zero bytes, neither takes half a pair."""
+    return words.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 def _from_row(row: Any) -> Job:

@@ -1,8 +1,7 @@
-"""The tables of the store: jobs, their moves, idempotency keys, the watcher's notes."""
+"""The tables of the store: jobs, their moves, idempotency keys, the watcher's notes. A change here needs a revision in
+`migrations/`."""
 
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
-
-SCHEMA_VERSION = 1
 
 metadata = MetaData()
 

@@ -7,21 +7,25 @@ safe to do twice (put the request, submit by a fixed name, put the stop file), s
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import sqlalchemy as sa
+
 from cluster.jobs import ADMITTED, ENDED, Job, Move, Needs, RayState, Sight, next_move
-from cluster.launcher import RayJobs, RayUnreachable
+from cluster.launcher import MEASURED, RayJobs, RayUnreachable
 from cluster.ledger import Admission, Applicant, Capacity, admit
 from cluster.store import Store, Superseded
 from ingest.errors import TenchError
 from ingest.progress import RunReader, ask_to_stop, put_request
-from ingest.storage import Place
+from ingest.storage import STAY_ON_HOST, Place
 
 TICK_S = 0.7
 STOP_GRACE_S = 30.0
 LAST_WORDS = 600
 RAY_NOTE = "ray"
+NOTE_EVERY_S = 5.0
+"""The note is written so often at least: it tells how busy the nodes are, and that the watcher is at work."""
 RAY_STATES: Mapping[str | None, RayState] = {
     None: "absent", "PENDING": "pending", "RUNNING": "running",
     "SUCCEEDED": "ended", "FAILED": "ended", "STOPPED": "ended",
@@ -31,18 +35,29 @@ RAY_STATES: Mapping[str | None, RayState] = {
 class Watcher:
     """Watches the jobs of one store. `run` in a thread of its own; of several processes only one is at work."""
 
-    def __init__(self, store: Store, ray: RayJobs, runs: Place, roots: list[str]) -> None:
-        self._store, self._ray, self._runs, self._roots = store, ray, runs, roots
+    def __init__(
+        self, store: Store, ray: RayJobs, runs: Place, roots: list[str], web_hosts: Sequence[str] = ()
+    ) -> None:
+        self._store, self._ray, self._runs = store, ray, runs
+        self._allowed = {"roots": roots, "web_hosts": list(web_hosts)}
         self._stopping = threading.Event()
         self._gone_since: dict[str, float] = {}
+        self._misfit_since: dict[str, float] = {}
+        self._trouble = ""
+        self.has_looked = threading.Event()
+        """Set once the jobs were looked at, or another watcher was found to do so."""
 
     def run(self) -> None:
-        """Watch until `stop`; wait for the other watcher's end if there is one."""
+        """Watch until `stop`; wait for the other watcher's end if there is one, and for a store that does not answer."""
         while not self._stopping.is_set():
-            with self._store.watching() as mine:
-                while mine and not self._stopping.is_set():
-                    self._guarded_tick()
-                    self._stopping.wait(TICK_S)
+            try:
+                with self._store.watching() as is_mine:
+                    while is_mine() and not self._stopping.is_set():
+                        self._tick()
+                        self._stopping.wait(TICK_S)
+                self.has_looked.set()
+            except sa.exc.SQLAlchemyError as error:
+                self._say_once(f"the store does not answer: {_first_line(error)}")
             self._stopping.wait(TICK_S)
 
     def stop(self) -> None:
@@ -56,22 +71,35 @@ class Watcher:
         parents = {job.id: self._parent(job) for job in jobs if job.state == "queued"}
         admission = self._admission(jobs, parents, capacity)
         for job in jobs:
-            if job.state == "queued":
-                sight = Sight(
-                    parent=parents[job.id], grant=admission.granted.get(job.id), never=admission.never.get(job.id)
-                )
-            else:
-                sight = self._sight(job, capacity is not None)
-            move = next_move(job, sight, time.time())
-            if move is not None:
-                self._make(job, move)
-            else:
-                self._care_for(job, sight)
+            try:
+                self._look_after(job, parents.get(job.id), admission, capacity is not None)
+            except sa.exc.OperationalError:
+                raise
+            except Exception:  # noqa: BLE001 - one bad job must not end the watch over the others; it is logged
+                print(f"tench: job {job.id}:", flush=True)
+                traceback.print_exc()
+
+    def _look_after(self, job: Job, parent: Any, admission: Admission, reachable: bool) -> None:
+        """One job: the move that follows from what is seen, or else what its state asks for."""
+        is_waiting = job.state == "queued"
+        sight = self._sight_of_waiting(job, parent, admission) if is_waiting else self._sight(job, reachable)
+        move = next_move(job, sight, time.time())
+        if move is not None:
+            self._make(job, move)
+        else:
+            self._care_for(job, sight)
 
     def interrupt(self, within_s: float) -> None:
         """Ask every driver at work to stop at its next safe point, and wait for their results: the service is ending,
         and takes its Ray along. Their jobs go on when the next service starts."""
-        at_work = [j for j in self._store.open_jobs() if j.state in ADMITTED]
+        try:
+            at_work = [j for j in self._store.open_jobs() if j.state in ADMITTED]
+        except sa.exc.OperationalError as error:
+            print(
+                f"tench: jobs at work are not asked to stop: the store does not answer: {_first_line(error)}",
+                flush=True,
+            )
+            return
         for job in at_work:
             ask_to_stop(self.place(job), job.attempt)
         deadline = time.monotonic() + within_s
@@ -82,11 +110,20 @@ class Watcher:
         """The job's run folder."""
         return self._runs.inside(job.id)
 
-    def _guarded_tick(self) -> None:
+    def _tick(self) -> None:
         try:
             self.tick()
-        except Exception:  # noqa: BLE001 - one bad tick must not end the watch over all jobs; it is logged
+            self._trouble = ""
+            self.has_looked.set()
+        except sa.exc.OperationalError as error:
+            self._say_once(f"the store does not answer: {_first_line(error)}")
+        except Exception:  # noqa: BLE001 - one bad tick must not end the watch; it is logged
             traceback.print_exc()
+
+    def _say_once(self, words: str) -> None:
+        if words != self._trouble:
+            print(f"tench: {words}", flush=True)
+            self._trouble = words
 
     def _look_at_ray(self) -> Capacity | None:
         """What Ray has, None if it is out of reach; left as a note for the handlers of requests."""
@@ -97,7 +134,7 @@ class Watcher:
         except RayUnreachable as error:
             note, capacity = {"reachable": False, "nodes": [], "error": error.message}, None
         before = self._store.read_note(RAY_NOTE)
-        if before is None or before[0] != note:
+        if before is None or _lasting(before[0]) != _lasting(note) or time.time() - before[1] >= NOTE_EVERY_S:
             self._store.write_note(RAY_NOTE, note)
         return capacity
 
@@ -110,6 +147,13 @@ class Watcher:
             if j.state == "queued" and not j.stop_requested and parents[j.id] in (None, "succeeded")
         ]
         return admit(waiting, [j.grant for j in jobs if j.state in ADMITTED], capacity)
+
+    def _sight_of_waiting(self, job: Job, parent: Any, admission: Admission) -> Sight:
+        now, never = time.monotonic(), admission.never.get(job.id)
+        if never is None:
+            self._misfit_since.pop(job.id, None)
+        since = now if never is None else self._misfit_since.setdefault(job.id, now)
+        return Sight(parent=parent, grant=admission.granted.get(job.id), never=never, never_s=now - since)
 
     def _sight(self, job: Job, reachable: bool) -> Sight:
         """What can be seen of a job that was started."""
@@ -153,6 +197,7 @@ class Watcher:
             self._care_for(after, Sight())
         if after.state in ENDED:
             self._gone_since.pop(job.submission_id, None)
+            self._misfit_since.pop(job.id, None)
 
     def _care_for(self, job: Job, sight: Sight) -> None:
         """What a state asks to be done again and again until it is seen to be done."""
@@ -167,10 +212,19 @@ class Watcher:
     def _submit(self, job: Job) -> None:
         place = self.place(job)
         try:
-            put_request(place, job.kind, {"settings": job.settings, "roots": self._roots, "job": job.id})
+            asked = {"settings": job.settings, **self._allowed, "job": job.id, "pinned": self._pinned(job)}
+            put_request(place, job.kind, asked)  # What the first attempt was asked for stays.
             self._ray.submit(job.submission_id, _environment(place, job.attempt, job.grant))
         except (TenchError, OSError) as error:
             print(f"tench: job {job.id} could not be submitted: {error}", flush=True)
+
+    def _pinned(self, job: Job) -> dict[str, str] | None:
+        """The dataset that the parent has made, if this job works on it: its attempts must find no other there."""
+        parent = None if job.after is None else self._store.job(job.after)
+        made = (parent.result if parent is not None else None) or {}
+        if "dataset_id" not in made or made.get("dataset") != job.settings.get("dataset"):
+            return None
+        return {"dataset_id": made["dataset_id"], "by": str(job.after)}
 
     def _force(self, job: Job) -> None:
         try:
@@ -183,5 +237,17 @@ class Watcher:
         return reader.has_begun(job.attempt) and reader.result(job.attempt) is None
 
 
+def _lasting(note: Mapping[str, Any]) -> dict[str, Any]:
+    """What Ray has, without how busy it is."""
+    return {**note, "nodes": [n | dict.fromkeys(MEASURED) for n in note["nodes"]]}
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).strip().split("\n")[0]
+
+
 def _environment(place: Place, attempt: int, grant: Needs) -> dict[str, str]:
-    return {"TENCH_RUN": place.uri, "TENCH_ATTEMPT": str(attempt), "TENCH_CPUS": str(grant.cpus)}
+    return {
+        "TENCH_RUN": place.uri, "TENCH_ATTEMPT": str(attempt), "TENCH_CPUS": str(grant.cpus),
+        STAY_ON_HOST: "1",  # The driver's actors have it, too.
+    }  # fmt: skip

@@ -1,9 +1,12 @@
-"""Check an installation: one imaging library, the pinned torch, a DALI that loads. Exits 1 naming what is wrong."""
+"""Check an installation: one imaging library, the pinned torch, a DALI that loads. Exits 1 naming what is wrong.
 
-import importlib.metadata as metadata
+`check_install.py [cpu|cuda]`: with cuda, a torch that knows no GPU is wrong too.
+"""
+
 import platform
 import re
 import sys
+from importlib import metadata
 
 
 def version(name: str) -> str | None:
@@ -14,8 +17,8 @@ def version(name: str) -> str | None:
         return None
 
 
-def problems() -> list[str]:
-    """What is wrong with this environment, each with its mend."""
+def problems(build: str) -> list[str]:
+    """What is wrong with this environment for a build of torch (cpu or cuda), each with its mend."""
     import torch
     from nvidia import dali
     from PIL import Image
@@ -34,15 +37,21 @@ def problems() -> list[str]:
         found.append(f"PIL loads {loaded}, the installed distribution says {simd or plain}; install again")
     if not torch.__version__.startswith("2.13.0"):
         found.append(f"torch {torch.__version__} is installed, 2.13.0 is expected; install again")
+    if build == "cuda" and torch.version.cuda is None:
+        found.append(
+            f"torch {torch.__version__} is a build for CPUs, one for GPUs was asked for; remove the environment and "
+            "install again with TORCH_INDEX naming an index that has it"
+        )
     if not dali.__version__.startswith("2.4"):
         found.append(f"DALI {dali.__version__} is installed, 2.4 is expected; install again")
     return found
 
 
 if __name__ == "__main__":
-    for problem in problems():
+    wrong = problems(sys.argv[1] if len(sys.argv) > 1 else "cpu")
+    for problem in wrong:
         print(f"tench install: {problem}", file=sys.stderr)
-    if problems():
+    if wrong:
         sys.exit(1)
     import torch
     from PIL import Image

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Install Tench into a virtual environment: what `make install` and the images run.
 #
-#   docker/install.sh VENV [core|test]
+#   docker/install.sh VENV [core|test|packages]      packages: everything that Tench stands on, but not Tench
 #
-# PYTHON (default python3), IMAGING=simd|pillow (default simd), TORCH_INDEX (default: PyTorch's CPU index on a
-# machine without an NVIDIA GPU). A second run with nothing changed ends at once.
+# PYTHON (default python3), IMAGING=simd|pillow (default simd), TORCH=cpu|cuda (default: cuda where an NVIDIA GPU is
+# found), TORCH_INDEX (default: PyTorch's CPU index for cpu). A second run with nothing changed ends at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-VENV=${1:?usage: docker/install.sh VENV [core|test]}
+VENV=${1:?usage: docker/install.sh VENV [core|test|packages]}
 EXTRAS=${2:-core}
 PYTHON=${PYTHON:-python3}
 IMAGING=${IMAGING:-simd}
+TORCH=${TORCH:-}
 TORCH_INDEX=${TORCH_INDEX:-}
 CONSTRAINTS=docker/constraints.txt
 CPU_INDEX=https://download.pytorch.org/whl/cpu
@@ -67,13 +68,22 @@ install() {
     fi
 }
 
+# An image for GPUs is built where there is none: then TORCH says which build is meant.
+choose_torch() {
+    case "$TORCH" in
+        cpu | cuda) ;;
+        "") if nvidia-smi -L >/dev/null 2>&1; then TORCH=cuda; else TORCH=cpu; fi ;;
+        *) fail "TORCH=$TORCH: expected cpu or cuda" ;;
+    esac
+}
+
 # Torch comes first: every later requirement is met by it, so nothing can bring another build.
 install_torch() {
     "$VENV/bin/python" -c 'import importlib.metadata as m, sys; sys.exit(not m.version("torch").startswith("2.13.0"))' 2>/dev/null && return
     local index=()
     if [ -n "$TORCH_INDEX" ]; then
         index=(--index-url "$TORCH_INDEX")
-    elif ! nvidia-smi -L >/dev/null 2>&1 && [ -z "${PIP_FIND_LINKS:-}${UV_FIND_LINKS:-}" ]; then
+    elif [ "$TORCH" = cpu ] && [ -z "${PIP_FIND_LINKS:-}${UV_FIND_LINKS:-}" ]; then
         index=(--index-url "$CPU_INDEX")
     fi
     say "Installing torch 2.13.0 (${index[1]:-standard index})"
@@ -112,6 +122,10 @@ remove_distribution() {
     fi
 }
 
+has() {
+    "$VENV/bin/python" -c 'import importlib.metadata as m, sys; sys.exit(m.version(sys.argv[1]) != sys.argv[2])' "$1" "$2" 2>/dev/null
+}
+
 install_imaging() {
     # Never one over the other: leftovers of the first would load beside the second.
     if [ "$IMAGING" = pillow ] || [ "$(uname -m)" != x86_64 ]; then
@@ -121,6 +135,7 @@ install_imaging() {
         return
     fi
     remove_distribution pillow
+    has pillow-simd 12.1.1.post0 && return
     if ! headers_are_there; then
         if [ "$(id -u)" != 0 ]; then
             fail "pillow-simd is built here and needs a C compiler and the headers of Python, zlib and libjpeg. Run:
@@ -138,6 +153,7 @@ install_imaging() {
 main() {
     local stamp="$VENV/.tench-installed" recipe have
     check_python
+    choose_torch
     recipe="$(cat pyproject.toml "$CONSTRAINTS" docker/install.sh | sha256sum | cut -c1-16) $IMAGING"
     have=$(cat "$stamp" 2>/dev/null || true)
     # An environment with the test packages serves `core` as well.
@@ -150,10 +166,11 @@ main() {
     install_torch
     install_packages
     install_imaging
+    [ "$EXTRAS" = packages ] && return
     say "Installing Tench itself"
     install --no-deps --no-build-isolation -e .
     "$VENV/bin/python" -m compileall -q ingest augment trainer cluster
-    "$VENV/bin/python" docker/check_install.py
+    "$VENV/bin/python" docker/check_install.py "$TORCH"
     printf '%s' "$recipe $EXTRAS" >"$stamp"
     say "Done: $VENV/bin/tench --help"
 }

@@ -43,15 +43,25 @@ def gallery(dataset: Dataset, splits: list[str]) -> tuple[list[Shown], int]:
     Raises DamageError if what lies in quarantine was changed.
     """
     rows = [(q.split, q.row) for q in dataset.manifest.quarantine if q.split in splits]
-    return [_shown(dataset, *row) for row in rows[:MAX_SHOWN]], max(0, len(rows) - MAX_SHOWN)
+    verdicts = [verdict_of(dataset, *row) for row in rows[:MAX_SHOWN]]
+    return [Shown(v, thumbnail_of(dataset, v)) for v in verdicts], max(0, len(rows) - MAX_SHOWN)
 
 
-def _shown(dataset: Dataset, split: str, row: int) -> Shown:
-    path = verdict_path(split, row)
-    verdict = Verdict(**json.loads(dataset.checked_bytes(f"{path}.json")))
-    if verdict.code not in PARTLY_DECODABLE or verdict.size > MAX_BYTES:
-        return Shown(verdict, None)
-    return Shown(verdict, thumbnail(dataset.checked_bytes(f"{path}.bin")))
+def verdict_of(dataset: Dataset, split: str, row: int) -> Verdict:
+    """The verdict on a row of the plan. Raises DamageError if it was changed."""
+    return Verdict(**json.loads(dataset.checked_bytes(f"{verdict_path(split, row)}.json")))
+
+
+def may_be_decoded(verdict: Verdict) -> bool:
+    """Whether a picture is shown as far as it can be decoded."""
+    return verdict.code in PARTLY_DECODABLE and verdict.size <= MAX_BYTES
+
+
+def thumbnail_of(dataset: Dataset, verdict: Verdict) -> npt.NDArray[np.uint8] | None:
+    """`thumbnail` of the picture of a verdict, if it may be decoded. Raises DamageError if its bytes were changed."""
+    if not may_be_decoded(verdict):
+        return None
+    return thumbnail(dataset.checked_bytes(f"{verdict_path(verdict.split, verdict.row)}.bin"))
 
 
 def thumbnail(data: bytes) -> npt.NDArray[np.uint8] | None:

@@ -2,15 +2,27 @@
 
 import hashlib
 import json
-from typing import Any
+import re
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from ingest.errors import DamageError, RefusedError
 from ingest.progress import FORMAT_VERSION
 from ingest.storage import Place
 
 MANIFEST = "manifest.json"
+LEADS_OUT = re.compile(r"^/|\\|(^|/)\.\.?(/|$)|//")
+
+
+def _refuse_outside(path: str) -> str:
+    if LEADS_OUT.search(path):
+        raise ValueError(f"{path!r} leads out of the dataset")
+    return path
+
+
+InsidePath = Annotated[str, AfterValidator(_refuse_outside)]
+"""A path relative to the dataset's folder. Whoever wrote a manifest can give it any hash: it is read and written there."""
 
 
 class _Part(BaseModel):
@@ -27,7 +39,7 @@ class ClassName(_Part):
 class ShardFile(_Part):
     """A shard of a split."""
 
-    path: str
+    path: InsidePath
     sha256: str
     size: int
     num_samples: int
@@ -40,7 +52,7 @@ class SplitFacts(_Part):
     num_samples: int
     num_quarantined: int
     class_counts: tuple[int, ...]
-    index: str
+    index: InsidePath
     shards: tuple[ShardFile, ...]
 
 
@@ -74,9 +86,9 @@ class Manifest(_Part):
     splits: dict[str, SplitFacts]
     sums_sha256: str
     quarantine: tuple[QuarantinedKey, ...]
-    files: dict[str, StoredHash]
+    files: dict[InsidePath, StoredHash]
     """Every other file that the plan determines."""
-    derived: dict[str, StoredHash]
+    derived: dict[InsidePath, StoredHash]
     """Files whose last bits depend on the processor: outside the id."""
     imaging: dict[str, Any]
     versions: dict[str, str]
@@ -145,7 +157,10 @@ def read_manifest(dataset: Place) -> Manifest:
         )
     if sha256_json(record) != written:
         raise DamageError(f"{dataset.name(MANIFEST)}: does not have the hash it states; it was changed after sealing")
-    manifest = Manifest(**record, manifest_sha256=written)
+    try:
+        manifest = Manifest(**record, manifest_sha256=written)
+    except ValidationError as error:
+        raise DamageError(f"{dataset.name(MANIFEST)}: not a manifest: {error.errors()[0]['msg']}") from error
     if (manifest.computed_dataset_id(), manifest.computed_content_id()) != (manifest.dataset_id, manifest.content_id):
         raise DamageError(f"{dataset.name(MANIFEST)}: its ids do not follow from its facts; it was changed by hand")
     return manifest

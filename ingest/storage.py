@@ -21,6 +21,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotSupportedError
@@ -32,6 +33,10 @@ WEB_SCHEMES = ("http://", "https://")
 REMOTE_SCHEMES = ("s3://", "gs://", "az://", *WEB_SCHEMES)
 MAX_RETRIES, RETRY_S = 10, 180
 BODY_ATTEMPTS = 5
+STAY_ON_HOST = "TENCH_STAY_ON_HOST"
+"""Set in the environment: a web place is asked of its own host alone. The client follows redirects and cannot be told
+not to; so all but that host is then to be reached through a proxy that is not there."""
+NOWHERE = "http://127.0.0.1:9"
 STAGED = re.compile(r"#\d+$")
 """How the local store names a file that is not whole yet; its own listing leaves them out as well."""
 REMEDIES = {
@@ -82,9 +87,10 @@ class Place:
         retries: Any = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
         if self.can_list:
             return from_url(self.uri, retry_config=retries)
-        return HTTPStore.from_url(
-            self.uri, retry_config=retries, client_options={"allow_http": self.uri.startswith("http://")}
-        )
+        options: Any = {"allow_http": self.uri.startswith("http://")}
+        if os.environ.get(STAY_ON_HOST):
+            options |= {"proxy_url": NOWHERE, "proxy_excludes": urlsplit(self.uri).hostname}
+        return HTTPStore.from_url(self.uri, retry_config=retries, client_options=options)
 
     def local_path(self, path: str = "") -> Path:
         """Where a file lies on this machine's disk. Raises RefusedError for a remote place."""

@@ -50,7 +50,7 @@ def test_every_flag_in_the_readme_is_a_flag_of_its_command(capsys: pytest.Captur
     assert len(lines) >= 10
     helps: dict[str, str] = {}
     for words in lines:
-        depth = 3 if words[1] in ("submit", "jobs", "token", "quarantine", "figure") else 2
+        depth = 3 if words[1] in ("submit", "jobs", "datasets", "token", "quarantine", "figure") else 2
         command = " ".join(words[1:depth])
         if command not in helps:
             assert run([*words[1:depth], "--help"]) == 0

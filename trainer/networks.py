@@ -22,7 +22,7 @@ from torch import nn
 from ingest.errors import RefusedError
 from trainer.cifar_network import CifarNet
 from trainer.dropout import DropoutKey, keep_mask
-from trainer.layers import ACTIVATIONS, ColumnLinear, max_pool, pooled_side, scaled
+from trainer.layers import ACTIVATIONS, ColumnLinear, FullLinear, max_pool, pooled_side, scaled
 from trainer.normalisation import across_channels, within_maps
 from trainer.switches import NetworkSettings
 
@@ -62,7 +62,7 @@ class AlexNet(nn.Module):
         for i, units in enumerate(settings.hidden):
             self.add_module(f"fc{6 + i}", _full(inputs, units, 1 if settings.exchange else columns))
             inputs = units
-        self.add_module(f"fc{6 + len(settings.hidden)}", nn.Linear(inputs, settings.num_classes))
+        self.add_module(f"fc{6 + len(settings.hidden)}", FullLinear(inputs, settings.num_classes))
         self.layer_names = tuple(name for name, _ in self.named_children())
 
     def forward(self, images: torch.Tensor, *, dropout: DropoutKey | None = None) -> torch.Tensor:
@@ -184,7 +184,7 @@ def _bias(settings: NetworkSettings, name: str, names: tuple[str, ...]) -> float
 
 
 def _full(num_inputs: int, num_outputs: int, columns: int) -> nn.Module:
-    return nn.Linear(num_inputs, num_outputs) if columns == 1 else ColumnLinear(num_inputs, num_outputs, columns)
+    return FullLinear(num_inputs, num_outputs) if columns == 1 else ColumnLinear(num_inputs, num_outputs, columns)
 
 
 def _last_side(settings: NetworkSettings) -> int:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -19,12 +20,13 @@ COST_SHARE = 0.05
 
 class StepSums(NamedTuple):
     """Sums of one step over the samples of all ranks: loss in nats, correct first guesses, samples. `waited_s`: how long
-    the step waited for data, which is as long as the rank that waited longest."""
+    the step waited for data, which is as long as the rank that waited longest; `waits_s`: how long each rank did."""
 
     loss: float
     correct: float
     samples: float
     waited_s: float = 0.0
+    waits_s: tuple[float, ...] = ()
 
 
 @dataclass
@@ -61,6 +63,8 @@ class Reporter:
     def __init__(self, run: RunWriter | None, device: torch.device, board: Board | None) -> None:
         self._run, self._device, self._board = run, device, board
         self._since, self._waited = Sums(), 0.0
+        self._waits: list[float] = []
+        self._shares: dict[str, list[float]] = {}
         self._at = self._step_at = time.monotonic()
         self._step_s = self._norms_s = 0.0
         self._last: dict[str, Any] = {}
@@ -81,6 +85,7 @@ class Reporter:
         """Count a step; with its norms, write what happened since the last report."""
         self._since.add(step)
         self._waited += step.waited_s
+        self._waits = [a + b for a, b in zip_longest(self._waits, step.waits_s, fillvalue=0.0)]
         self._step_s = time.monotonic() - self._step_at
         if norms is not None and self._run is not None:
             self._norms_s = norms.seconds
@@ -92,7 +97,7 @@ class Reporter:
 
     def restart(self) -> None:
         """Count from now on: what was before is told, or was not training (an evaluation)."""
-        self._since, self._waited, self._at = Sums(), 0.0, time.monotonic()
+        self._since, self._waited, self._waits, self._at = Sums(), 0.0, [], time.monotonic()
 
     def evaluated(self, standing: Standing, errors: Errors) -> None:
         """Write the errors after an epoch."""
@@ -113,6 +118,7 @@ class Reporter:
         errors = standing.errors
         figures = {
             **self._last,
+            **self._shares,
             "epoch": min(standing.epoch + 1, standing.epochs),
             "epochs": standing.epochs,
             "step": standing.step,
@@ -143,6 +149,8 @@ class Reporter:
             "gradient_norm": round(norms.gradient_norm, 6), "layers": norms.by_layer(),
             **gpu_figures(self._device),
         }  # fmt: skip
+        if len(self._waits) > 1:  # of one worker, data_wait_share says it
+            self._shares = {"waiting_by_rank": [round(min(s / seconds, 1.0), 4) for s in self._waits]}
         run.event("metrics", f"Step {standing.step}: loss {self._last['loss']:.4f}.", **self._last)
         if self._board is not None:
             self._board.metrics(self._last)

@@ -63,7 +63,8 @@ class TrainSettings(Settings):
     """Seed of initial weights, order, crops, flips, colour and dropout."""
 
     initial: Annotated[str | None, Execution, Field(min_length=1, max_length=2000)] = None
-    """Run whose newest checkpoint the weights are taken from at the start; layers that do not fit are drawn."""
+    """Run whose newest checkpoint the weights are taken from at the start: its folder, or run:ID for the one of this name
+    beside this run (a job of the service); layers that do not fit are drawn."""
 
     initial_layers: Annotated[str | None, Content, Field(pattern=r"^[a-z0-9]+(,[a-z0-9]+)*$")] = None
     """Layers to take of that run, with commas between: conv1,conv2; all that fit unless told."""

@@ -48,7 +48,8 @@ def train_step(
 def told(sums: list[float]) -> tuple[StepSums, Wishes]:
     """What `train_step` returned, by name."""
     wanted = Wishes(*(sums[place] > 0 for place in (STOP, SAVE, REPORT)))
-    return StepSums(sums[LOSS], sums[CORRECT], sums[ROWS], max(sums[WAITED:])), wanted
+    waits = tuple(sums[WAITED:])
+    return StepSums(sums[LOSS], sums[CORRECT], sums[ROWS], max(waits), waits), wanted
 
 
 def micro_batches(n: int, size: int) -> Iterator[tuple[int, int, bool]]:

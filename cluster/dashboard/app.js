@@ -3,6 +3,7 @@
 import { errorBox, h, setText } from "./elements.js";
 import { getJson, onLink, onTokenNeeded, pause, useToken } from "./http.js";
 import { clusterLine, clusterPage } from "./cluster.js";
+import { comparePage } from "./compare.js";
 import { datasetPage, datasetsPage } from "./datasets.js";
 import { newJobPage } from "./forms.js";
 import { jobPage } from "./job.js";
@@ -20,7 +21,7 @@ async function route() {
   const { signal } = current;
   const [path, search] = (location.hash.slice(1) || "/jobs").split("?");
   const [page, ...rest] = path.split("/").filter(Boolean).map(decodeURIComponent);
-  markPage(page === "new" ? "jobs" : page);
+  markPage(["new", "compare"].includes(page) ? "jobs" : page);
   try {
     const shown = open(page, rest, new URLSearchParams(search), signal);
     focusTitle(signal);
@@ -36,6 +37,7 @@ function open(page, [id], query, signal) {
   document.title = `${page ?? "jobs"} · Tench`;
   if (page === "new") return newJobPage(main, signal, id, query);
   if (page === "datasets") return id ? datasetPage(main, signal, id) : datasetsPage(main, signal);
+  if (page === "compare") return comparePage(main, signal, id);
   if (page === "cluster") return clusterPage(main, signal);
   if (page === "jobs" || page === undefined)
     return id
@@ -76,6 +78,16 @@ function showLink(state, words = "") {
   setText(document.getElementById("link-words"), words || LINK_WORDS[state]);
 }
 
+/** A banner while the service is silent; it leaves by itself when the service answers again. */
+function showGone(gone) {
+  const place = document.getElementById("gone");
+  if (gone === Boolean(place.firstChild)) return;
+  const since = new Date().toLocaleTimeString("en-GB");
+  const words = `The service has not answered since ${since}. What is shown is as of then; this page tries again by itself. On its machine: `;
+  place.replaceChildren(...(gone ? [h("p", {}, words, h("code", {}, "tench serve"), ".")] : []));
+}
+
+onLink((state) => showGone(state === "lost"));
 onLink((state) => showLink(pageLink && state === "live" ? pageLink : state));
 
 async function watchCluster() {

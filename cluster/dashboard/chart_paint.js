@@ -4,7 +4,7 @@
 const AXIS_ROOM = 58; // px left of the plot, for "60,000"
 const LETTER = 6.8; // px of an average letter of a label
 export const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
-export const SERIES_COLOURS = ["--accent", "--second"];
+export const SERIES_COLOURS = ["--accent", "--second", "--third", "--fourth", "--fifth", "--sixth"];
 
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 

@@ -190,11 +190,14 @@ function readValue(view, u) {
   const { idx } = u.cursor;
   if (idx === null || idx === undefined) return setText(view.readout, "");
   const values = view.options.series
-    .map((series, i) => [series, u.data[i + 1][idx]])
-    .filter(([, value]) => value !== null && value !== undefined)
+    .map((series, i) => [series, lastUpTo(u.data[i + 1], idx)])
+    .filter(([, value]) => value !== undefined)
     .map(([series, value]) => `${series.label} ${series.format(value)}`);
   return setText(view.readout, `${view.options.x} ${figure(u.data[0][idx], 6)}: ${values.join(", ")}`);
 }
+
+/** The newest value of a line at or before a place: lines have points at places of their own. */
+const lastUpTo = (column, idx) => column.slice(0, idx + 1).findLast((value) => value !== null && value !== undefined);
 
 function onKey(view, event) {
   const u = view.plot;

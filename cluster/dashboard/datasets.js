@@ -3,6 +3,7 @@
 import * as f from "./format.js";
 import { card, errorBox, facts, h, picture, table, timeElement } from "./elements.js";
 import { getJson, pause } from "./http.js";
+import { quarantineCard } from "./quarantine.js";
 
 const EVERY_MS = 10_000;
 const MAX_CLASSES = 1000; // rows of the class table
@@ -51,11 +52,7 @@ function datasetTable(datasets) {
         { title: "sealed" },
       ],
       datasets.map((d) => [
-        h(
-          "a",
-          { href: `#/datasets/${encodeURIComponent(d.dataset_id)}`, "data-line": "", title: d.uri },
-          d.name,
-        ),
+        h("a", { href: `#/datasets/${encodeURIComponent(d.dataset_id)}`, "data-line": "", title: d.uri }, d.name),
         f.count(d.num_samples),
         f.count(d.num_classes),
         storedAs(d.settings),
@@ -71,6 +68,7 @@ const storedAs = ({ format, payload, side }) => `${format}, ${payload}, ${side} 
 export async function datasetPage(main, signal, id) {
   const path = `/v1/datasets/${encodeURIComponent(id)}`;
   const d = await getJson(path, signal);
+  if (d.damage) return main.replaceChildren(damagedPage(id, d));
   const splits = Object.entries(d.splits);
   const train = `#/new/train?dataset=${encodeURIComponent(d.uri)}`;
   main.replaceChildren(
@@ -88,10 +86,11 @@ export async function datasetPage(main, signal, id) {
         "div.cards",
         {},
         sheetCard(path, signal),
+        augmentationCard(path, signal),
         meanCard(path, signal, d),
         pcaCard(d.statistics),
         splitCard(splits),
-        quarantineCard(d),
+        quarantineCard(path, signal, d),
         factsCard(d),
         classesCard(d, splits),
       ),
@@ -122,6 +121,60 @@ function sheetCard(path, signal) {
   return element;
 }
 
+/** What the loader makes of the first pictures; drawn by the service when it is asked for. */
+function augmentationCard(path, signal) {
+  const place = h("div");
+  const words = "The first samples as stored with their crops, and as the network sees them in five epochs";
+  const draw = h(
+    "details",
+    {
+      on: {
+        toggle: () =>
+          draw.open &&
+          !place.firstChild &&
+          place.append(picture(`${path}/augmentation.png`, words, "There is none.", signal)),
+      },
+    },
+    h(
+      "summary",
+      {},
+      "What the network sees ",
+      h("span.note", {}, "the loader's own views, mean taken back; takes some seconds"),
+    ),
+    place,
+  );
+  const element = h("section.card.wide", { "aria-label": "Augmentation sheet" }, draw);
+  return element;
+}
+
+/** What the manifest says of a dataset whose files are not those that were sealed, and what to do about it. */
+function damagedPage(id, d) {
+  const form = (kind) => `#/new/${kind}?dataset=${encodeURIComponent(d.uri)}`;
+  return h(
+    "article.page",
+    { "data-dataset": id },
+    h(
+      "div.head",
+      {},
+      h("div", {}, h("h1", { tabindex: "-1" }, d.name), h("p.sub", {}, d.uri)),
+      h(
+        "div.buttons",
+        {},
+        h("a.button", { href: form("verify") }, "Verify"),
+        h("a.button.primary", { href: form("repair") }, "Repair"),
+      ),
+    ),
+    h(
+      "div.error",
+      { role: "alert" },
+      h("strong", {}, "This dataset is damaged"),
+      h("p", {}, d.damage),
+      h("p", {}, "Verify lists all damage; repair makes the damaged files again from the source."),
+    ),
+    tiles(d, Object.entries(d.splits)),
+  );
+}
+
 function meanCard(path, signal, d) {
   const train = d.splits.train?.num_samples;
   const element = card(
@@ -134,7 +187,7 @@ function meanCard(path, signal, d) {
 }
 
 function splitCard(splits) {
-  return card(
+  const element = card(
     "Splits",
     "",
     table(
@@ -155,6 +208,8 @@ function splitCard(splits) {
       ]),
     ),
   );
+  element.classList.add("wide");
+  return element;
 }
 
 function spread(counts) {
@@ -219,22 +274,6 @@ function factsCard(d) {
   return element;
 }
 
-function quarantineCard(d) {
-  const bad = d.quarantine;
-  const note = bad.length < d.num_quarantined ? `${bad.length} of ${f.count(d.num_quarantined)} shown` : "";
-  return card(
-    "Quarantine",
-    note,
-    bad.length
-      ? table(
-          "Pictures put aside",
-          [{ title: "key" }, { title: "split" }, { title: "reason" }],
-          bad.map((q) => [h("span.wrap", {}, q.key), q.split, h("span.badge", { "data-state": "failed" }, q.code)]),
-        )
-      : h("p.quiet", {}, "Every picture of the source is in a shard."),
-  );
-}
-
 function classesCard(d, splits) {
   const classes = d.classes.slice(0, MAX_CLASSES);
   const rows = classes.map((one, label) => [
@@ -251,7 +290,6 @@ function classesCard(d, splits) {
   ];
   const list = table("Classes and their counts", columns, rows);
   list.classList.add("tall");
-  list.tabIndex = 0;
   const element = card("Classes", `${f.count(d.num_classes)}, label 0 first`, list);
   element.classList.add("wide");
   return element;

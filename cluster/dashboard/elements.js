@@ -90,7 +90,7 @@ export function table(caption, columns, rows) {
   const cells = (row) => row.map((cell, i) => h(columns[i].number ? "td.number" : "td", {}, cell));
   return h(
     "div.scroll",
-    {},
+    { tabindex: "0", role: "group", "aria-label": caption },
     h(
       "table",
       {},
@@ -170,6 +170,16 @@ export function errorBox(error, title = "This could not be shown") {
     h("p", {}, error.message),
     advice && h("p.quiet", {}, advice),
   );
+}
+
+/** A command to type, with a button that copies it. */
+export function command(words) {
+  const copy = async () => {
+    await navigator.clipboard.writeText(words);
+    notice("Copied.");
+  };
+  const button = h("button.small", { type: "button", "aria-label": `Copy ${words}`, on: { click: copy } }, "copy");
+  return h("div.command", {}, h("code", {}, words), button);
 }
 
 /** A line at the bottom of the page that goes after some seconds. */

@@ -10,9 +10,11 @@ export function typeOf(property, definitions = {}) {
   return { ...main, ...rest, nullable: parts.some((part) => part.type === "null") };
 }
 
-export function toText(value) {
+const between = (spec) => (spec.items?.enum ? /\s+/ : /\s*\n\s*/); // free texts may hold spaces: one a line
+
+export function toText(value, spec = {}) {
   if (value === null || value === undefined) return "";
-  if (Array.isArray(value)) return value.join(" ");
+  if (Array.isArray(value)) return value.join(spec.items?.enum ? " " : "\n");
   if (Number.isInteger(value) && !Number.isSafeInteger(value)) return ""; // digits were lost on the way here
   return String(value);
 }
@@ -22,7 +24,7 @@ export function fromText({ spec, input }) {
   if (spec.type === "boolean" && !spec.enum) return input.checked;
   const text = input.value.trim();
   if (text === "") return undefined;
-  if (spec.type === "array") return text.split(/\s+/);
+  if (spec.type === "array") return text.split(between(spec));
   if (spec.enum) return spec.enum.find((one) => String(one) === text);
   if (spec.type === "integer") return Number.isSafeInteger(Number(text)) ? Number(text) : BigInt(text);
   return spec.type === "number" ? Number(text) : text;
@@ -33,7 +35,7 @@ export function check({ spec, required, input }) {
   if (spec.enum || spec.type === "boolean") return null;
   const text = input.value.trim();
   if (text === "") return required ? "This is needed." : null;
-  if (spec.type === "array") return checkItems(spec.items ?? {}, text.split(/\s+/));
+  if (spec.type === "array") return checkItems(spec.items ?? {}, text.split(between(spec)));
   if (spec.type === "integer" && !/^[+-]?\d+$/.test(text)) return `"${text}" is not a whole number.`;
   if (spec.type === "number" && !Number.isFinite(Number(text))) return `"${text}" is not a number.`;
   if (["integer", "number"].includes(spec.type)) return checkBounds(spec, Number(text));

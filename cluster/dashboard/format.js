@@ -89,6 +89,13 @@ export const lastPart = (uri) =>
     .split("/")
     .pop() || String(uri ?? "");
 
+/** A setting as a person writes it; null is left to the kind's own default. */
+export function settingWords(value) {
+  if (value === null || value === undefined || (Array.isArray(value) && !value.length)) return "not set";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return Array.isArray(value) ? value.map(String).join(" · ") : String(value);
+}
+
 /** What a job is about: "museum145 on imagenet-2012-jpeg". */
 export function subject(job) {
   const s = job.settings ?? {};

@@ -1,11 +1,10 @@
 // A form for each kind of job, drawn from its JSON schema: labels, help, defaults and bounds are the model's own.
 
 import * as f from "./format.js";
-import { errorBox, facts, h, notice } from "./elements.js";
+import { errorBox, h, notice } from "./elements.js";
 import { getJson, newKey, postJson, Problem } from "./http.js";
 import { check, fromText, toText, typeOf } from "./fields.js";
-import { pairs } from "./job_cards.js";
-
+import { dryRunCard } from "./dry_run.js";
 
 export async function newJobPage(main, signal, kind, query) {
   const kinds = await getJson("/v1/kinds", signal);
@@ -16,7 +15,7 @@ export async function newJobPage(main, signal, kind, query) {
     ? await getJson(`/v1/jobs/${encodeURIComponent(query.get("clone"))}`, signal)
     : null;
   const given = { ...cloned?.settings, ...Object.fromEntries(query) }; // #/new/train?dataset=... fills one field
-  const form = buildForm(kind, schema, given);
+  const form = buildForm(kind, schema, given, cloned ?? {});
   main.replaceChildren(
     h(
       "div.page",
@@ -27,7 +26,12 @@ export async function newJobPage(main, signal, kind, query) {
         { "aria-label": "Kind of job" },
         Object.keys(kinds).map((k) => h("a", { href: `#/new/${k}`, "aria-current": k === kind ? "page" : null }, k)),
       ),
-      h("p.quiet", {}, schema.description ?? "", cloned ? ` With the settings of ${cloned.id}.` : ""),
+      h(
+        "p.quiet",
+        {},
+        schema.description ?? "",
+        cloned ? ` With the settings of ${cloned.id}; change what you like, then start it.` : "",
+      ),
       form.element,
     ),
   );
@@ -49,27 +53,42 @@ function chooser(kinds) {
   );
 }
 
-function buildForm(kind, schema, given) {
+/** Settings of the job itself, whatever its kind. */
+function ownFields(cloned) {
+  const id = "^[a-z0-9-]{1,64}$";
+  const after = {
+    type: "string",
+    nullable: true,
+    description: "Id of a job that has to succeed first.",
+    pattern: id,
+    list: "known-jobs",
+  };
+  const priority = {
+    type: "integer",
+    default: 0,
+    minimum: -100,
+    maximum: 100,
+    description: "Jobs of higher priority start first.",
+  };
+  const name = {
+    type: "string",
+    nullable: true,
+    maxLength: 200,
+    description: "What you call it; without one, kind and places are shown.",
+  };
+  return {
+    name: makeField("name", name, false, cloned.name || undefined),
+    after: makeField("after", after, false),
+    priority: makeField("priority", priority, false, cloned.priority),
+  };
+}
+
+function buildForm(kind, schema, given, cloned) {
   const required = new Set(schema.required ?? []);
   const fields = Object.entries(schema.properties).map(([name, property]) =>
     makeField(name, typeOf(property, schema.$defs), required.has(name), given[name]),
   );
-  const after = makeField(
-    "after",
-    {
-      type: "string",
-      nullable: true,
-      description: "Id of a job that has to succeed first.",
-      pattern: "^[a-z0-9-]{1,64}$",
-      list: "known-jobs",
-    },
-    false,
-  );
-  const priority = makeField(
-    "priority",
-    { type: "integer", default: 0, minimum: -100, maximum: 100, description: "Jobs of higher priority start first." },
-    false,
-  );
+  const own = ownFields(cloned);
   const outcome = h("div", { "aria-live": "polite" });
   const start = h("button.primary", { type: "submit" }, "Start");
   const dry = h("button", { type: "button", title: "Say what it would do, and do nothing" }, "Dry run");
@@ -83,12 +102,12 @@ function buildForm(kind, schema, given) {
       "fields.places",
     ),
     group("What it makes", of("content")),
-    group("How it runs", [...of("execution"), after, priority]),
+    folded("How it runs", [...of("execution"), ...Object.values(own)]),
     outcome,
     h("div.buttons.sticky", {}, start, dry),
     lists(),
   );
-  const form = { kind, element, fields, after, priority, outcome, buttons: [start, dry], key: newKey() };
+  const form = { kind, element, fields, own, outcome, buttons: [start, dry], key: newKey() };
   element.addEventListener("submit", (event) => {
     event.preventDefault();
     send(form, false);
@@ -115,12 +134,39 @@ function group(title, fields, as = "fields") {
     : null;
 }
 
+/** Settings that most people leave alone; open from the start when one of them is not at its default. */
+function folded(title, fields) {
+  const note = h("span.note");
+  const count = () => {
+    const changed = fields.filter(isChanged).length;
+    note.textContent = changed
+      ? `${changed} of ${fields.length} changed`
+      : `${fields.length} settings, all at their defaults`;
+    return changed;
+  };
+  const places = h(
+    "div.fields",
+    {},
+    fields.map((field) => field.element),
+  );
+  const element = h("details.card.fold", { open: count() > 0 }, h("summary", {}, title, " ", note), places);
+  element.addEventListener("input", count);
+  return element;
+}
+
+const isChanged = ({ spec, input }) =>
+  input.type === "checkbox" ? input.checked !== (spec.default === true) : input.value !== toText(spec.default, spec);
+
 function makeField(name, spec, required, given) {
   const id = `field-${name}`;
   const value = given !== undefined ? given : spec.default;
   const input = makeInput(id, name, spec, value);
   const fault = h("p.fault", { id: `${id}-fault`, hidden: true });
-  const help = h("p.help", { id: `${id}-help` }, [spec.description, boundWords(spec), listWords(spec)].filter(Boolean).join(" "));
+  const help = h(
+    "p.help",
+    { id: `${id}-help` },
+    [spec.description, boundWords(spec), listWords(spec)].filter(Boolean).join(" "),
+  );
   input.setAttribute("aria-describedby", `${id}-fault ${id}-help`);
   if (required) input.setAttribute("aria-required", "true");
   const words = h("label", { for: id }, f.label(name), required ? h("span.must", {}, " needed") : null);
@@ -141,13 +187,18 @@ function makeInput(id, name, spec, value) {
     );
   }
   if (spec.type === "boolean") return h("input", { id, name, type: "checkbox", checked: value === true });
+  if (spec.type === "array" && !spec.items?.enum) {
+    const area = h("textarea", { id, name, rows: 2, autocomplete: "off", spellcheck: "false" });
+    area.value = toText(value, spec);
+    return area;
+  }
   const numeric = ["integer", "number"].includes(spec.type);
   const known = { dataset: "known-datasets", run: "known-runs" }[name] ?? spec.list;
   return h("input", {
     id,
     name,
     type: "text",
-    value: toText(value),
+    value: toText(value, spec),
     autocomplete: "off",
     spellcheck: "false",
     list: known,
@@ -175,19 +226,21 @@ function boundWords(spec) {
 /** How a list is typed into its field. */
 function listWords(spec) {
   if (spec.type !== "array") return "";
-  const items = spec.items?.enum ? `: ${spec.items.enum.join(", ")}` : "";
-  return `(any number, with spaces between${items})`;
+  return spec.items?.enum
+    ? `(any number, with spaces between: ${spec.items.enum.join(", ")})`
+    : "(any number, one a line)";
 }
 
 function setFault(field, text) {
   field.fault.hidden = !text;
   field.fault.textContent = text ?? "";
+  if (text) field.element.closest("details")?.setAttribute("open", "");
   if (text) field.input.setAttribute("aria-invalid", "true");
   else field.input.removeAttribute("aria-invalid");
 }
 
 async function send(form, dryRun) {
-  const all = [...form.fields, form.after, form.priority];
+  const all = [...form.fields, ...Object.values(form.own)];
   all.forEach((field) => setFault(field, check(field)));
   const wrong = all.find((field) => !field.fault.hidden);
   if (wrong) return wrong.input.focus();
@@ -200,15 +253,7 @@ async function send(form, dryRun) {
       body(form),
       dryRun ? {} : { "Idempotency-Key": form.key },
     );
-    if (dryRun)
-      form.outcome.replaceChildren(
-        h(
-          "section.card",
-          {},
-          h("h2", {}, "Dry run ", h("span.note", {}, "nothing was started")),
-          facts(pairs(answer ?? {})),
-        ),
-      );
+    if (dryRun) form.outcome.replaceChildren(dryRunCard(answer));
     else {
       notice(`Job ${answer.id} is queued.`);
       location.hash = `#/jobs/${encodeURIComponent(answer.id)}`;
@@ -230,7 +275,8 @@ function body(form) {
     const value = fromText(field);
     if (value !== undefined) settings[field.name] = value;
   }
-  return { kind: form.kind, settings, after: fromText(form.after), priority: fromText(form.priority) };
+  const own = Object.fromEntries(Object.entries(form.own).map(([name, field]) => [name, fromText(field)]));
+  return { kind: form.kind, settings, ...own };
 }
 
 /** Faults that the service names go to their fields, the rest above the buttons. */

@@ -193,3 +193,24 @@ export function pause(ms, signal) {
     );
   });
 }
+
+/** At most one call in `ms`; a call in between is made at the end of that time. */
+export function atMost(ms, signal, call) {
+  let timer = null;
+  let again = false;
+  const run = async () => {
+    timer = setTimeout(() => {
+      timer = null;
+      if (again && !signal.aborted) {
+        again = false;
+        run();
+      }
+    }, ms);
+    try {
+      await call();
+    } catch (error) {
+      if (!signal.aborted) again = true; // the next turn tries again
+    }
+  };
+  return () => (timer === null ? void run() : void (again = true));
+}

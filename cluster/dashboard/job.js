@@ -118,7 +118,7 @@ function skeleton(view) {
       "div.head",
       {},
       h("div", {}, parts.title, h("p.sub", {}, parts.badge, " ", parts.about, " ", parts.age)),
-      h("div.buttons", {}, clone, parts.resume, parts.stop),
+      h("div.buttons", {}, compareLink(job), clone, parts.resume, parts.stop),
     ),
     parts.bar,
     parts.doing,
@@ -128,6 +128,10 @@ function skeleton(view) {
   );
   return parts;
 }
+
+const compareLink = (job) =>
+  job.kind === "train" &&
+  h("a.button", { href: `#/compare/${encodeURIComponent(job.id)}`, title: "See it beside other trainings" }, "Compare");
 
 const button = (words, click) => h("button", { type: "button", on: { click } }, words);
 
@@ -197,6 +201,10 @@ function showError({ job, parts }) {
   if (parts.shownError === text) return;
   parts.shownError = text;
   if (!text) return parts.error.replaceChildren();
+  if (job.state === "failed") {
+    parts.tiles.before(parts.logs); // the reason first, then the last words
+    parts.logs.open();
+  }
   const [first, ...rest] = text.trim().split("\n");
   return parts.error.replaceChildren(
     h(

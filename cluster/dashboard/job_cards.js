@@ -87,7 +87,7 @@ function numberWords(name, value) {
   if (/_at$/.test(name)) return timeElement(value);
   if (name === "seconds" || (/_s$/.test(name) && !/per_s$/.test(name)) || /^seconds_/.test(name))
     return f.duration(value);
-  if (/bytes|size$/.test(name)) return f.bytes(value);
+  if (/bytes$|^size$/.test(name)) return f.bytes(value);
   return f.figure(value, 4);
 }
 
@@ -98,21 +98,19 @@ export function settingsCard(job) {
   const given = Object.entries(job.settings ?? {}).filter(([, value]) => value !== null);
   const own = [
     ["Id", h("span.wrap", {}, job.id)],
-    ["Asked for", timeElement(job.created_at)],
+    ["Asked for", f.absolute(job.created_at)],
     ["Priority", f.count(job.priority)],
   ];
   return card(
     "Settings",
     "as they were asked for",
-    facts([...given.map(([name, value]) => [f.label(name), settingWords(value)]), ...own]),
+    facts([...given.map(([name, value]) => [f.label(name), h("span.wrap", {}, f.settingWords(value))]), ...own]),
   );
 }
 
-const settingWords = (value) => h("span.wrap", {}, typeof value === "boolean" ? (value ? "yes" : "no") : String(value));
-
 /** The end of the driver's output; read only while it is open. */
 export function logsCard(view) {
-  const text = h("pre.log", { tabindex: "0", "aria-label": "End of the log" });
+  const text = h("pre.log", { tabindex: "0", role: "log", "aria-live": "off", "aria-label": "End of the log" });
   const details = h(
     "details",
     {},
@@ -122,6 +120,9 @@ export function logsCard(view) {
   const element = h("section.card.wide", { "aria-label": "Log" }, details);
   element.refresh = () => details.open && readLog(view, text);
   details.addEventListener("toggle", element.refresh);
+  element.open = () => {
+    details.open = true; // its toggle reads the log
+  };
   const timer = setInterval(() => !f.TERMINAL.includes(view.job.state) && element.refresh(), LOG_EVERY_MS);
   view.signal.addEventListener("abort", () => clearInterval(timer));
   return element;
@@ -129,9 +130,9 @@ export function logsCard(view) {
 
 async function readLog(view, element) {
   try {
-    const text = await getText(`${view.path}/logs`, view.signal);
+    const text = await getText(`${view.path}/logs?tail=${LOG_LINES}`, view.signal);
     const atEnd = element.scrollHeight - element.scrollTop - element.clientHeight < 40;
-    setText(element, text.trimEnd().split("\n").slice(-LOG_LINES).join("\n") || "The log is empty.");
+    setText(element, text.trimEnd() || "The log is empty.");
     if (atEnd) element.scrollTop = element.scrollHeight;
   } catch (error) {
     if (!view.signal.aborted)

@@ -1,7 +1,7 @@
 // The list of jobs: one line each, newest first; filter by text, state and kind.
 
 import * as f from "./format.js";
-import { badge, bar, errorBox, h, reconcile, setText } from "./elements.js";
+import { badge, bar, command, errorBox, h, reconcile, setText } from "./elements.js";
 import { sparkline } from "./chart_paint.js";
 import { getJson, pause, Problem } from "./http.js";
 
@@ -52,7 +52,12 @@ function skeleton() {
       "div.head",
       {},
       h("h1", { tabindex: "-1" }, "Jobs"),
-      h("div.buttons", {}, h("a.button.primary", { href: "#/new" }, "New job")),
+      h(
+        "div.buttons",
+        {},
+        h("a.button", { href: "#/compare" }, "Compare trainings"),
+        h("a.button.primary", { href: "#/new" }, "New job"),
+      ),
     ),
     h("div.filters", { role: "search" }, text, state, kind),
     message,
@@ -144,7 +149,9 @@ function welcome() {
     ),
     h("p", {}, h("a.button.primary", { href: "#/new/ingest" }, "New ingest")),
     h("p.quiet", {}, "Or see everything at work on a small source that is made for you:"),
-    h("pre", {}, "tench demo"),
+    command("tench demo"),
+    h("p.quiet", {}, "Or from a terminal, against this very service:"),
+    command(`tench submit ingest --source /data/imagenet --dataset /data/imagenet-jpeg --server ${location.origin}`),
   );
 }
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.postgres import postgres, store_place
 from tests.cluster.served import Served, closed_port, serving
+
+__all__ = ["postgres", "store_place"]
 
 
 @pytest.fixture(scope="session")

@@ -105,21 +105,21 @@ def closed_port() -> Iterator[int]:
 
 
 @contextmanager
-def serving(home: Path, ray: str, *flags: str, ray_token: str = "") -> Iterator[Served]:
-    """`tench serve` on a free port with a Ray that is elsewhere; ended by SIGTERM, unless it has ended before."""
+def serving(home: Path, ray: str, *flags: str, ray_token: str = "", store: str = "", port: int = 0) -> Iterator[Served]:
+    """`tench serve` on a free port (or the one that is told) with a Ray (and a store, if one is told) that is elsewhere;
+    ended by SIGTERM, unless it has ended before."""
     root = home / "data"
     root.mkdir(parents=True, exist_ok=True)
     command = [
-        sys.executable, "-m", "cluster.cli", "serve", "--port", "0", "--home", str(home), "--root", str(root),
+        sys.executable, "-m", "cluster.cli", "serve", "--port", str(port), "--home", str(home), "--root", str(root),
         "--ray-address", ray, *flags,
     ]  # fmt: skip
     log = home / "serve.out"
     note = home / "service.json"
     note.unlink(missing_ok=True)
     with log.open("ab") as out:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment(RAY_AUTH_TOKEN=ray_token)
-        )
+        variables = environment(RAY_AUTH_TOKEN=ray_token, TENCH_STORE=store)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=variables)
     try:
         deadline = time.monotonic() + START_S
         while not note.exists() and process.poll() is None and time.monotonic() < deadline:

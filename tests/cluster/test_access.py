@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from obstore.store import S3Store
 
 from cluster.access import Roots, Tokens, host_allowed
 from ingest.errors import RefusedError, UsageError
+from ingest.storage import Place
 
 PREFIX = "team/data"
 local_parts = st.lists(st.sampled_from(["root", "rooted", "a", "b", "out", "in", "loop", "..", ".", ""]), max_size=7)
@@ -59,7 +62,7 @@ def test_only_a_hash_of_a_token_is_kept_and_only_for_its_owner(tokens: Tokens) -
     assert token not in kept
     assert token.removeprefix("tench_") not in kept
     assert hashlib.sha256(token.encode()).hexdigest() in kept
-    assert [f.name for f in tokens.path.parent.iterdir()] == ["tokens.json"]
+    assert {f.name for f in tokens.path.parent.iterdir()} == {"tokens.json", ".tokens.json.lock"}
 
 
 def test_a_token_is_long_and_its_own(tokens: Tokens) -> None:
@@ -162,6 +165,73 @@ def test_a_refusal_names_the_field_the_place_and_the_roots() -> None:
         Roots(["/srv/data", "s3://bucket/data"]).refuse_outside("/etc", "source")
     with pytest.raises(RefusedError, match=r"^source: https://elsewhere/data: web sources are not allowed"):
         Roots(["/srv/data"]).refuse_outside("https://elsewhere/data", "source")
+
+
+@pytest.mark.parametrize(
+    ("uri", "admitted"),
+    [
+        ("https://data.example/archives", True),
+        ("http://data.example/archives/a.tar", True),
+        ("https://DATA.example/archives", True),
+        ("http://10.0.0.7:8080/x", True),
+        ("http://10.0.0.7/x", False),
+        ("https://data.example:444/x", False),
+        ("https://data.example.evil.example/x", False),
+        ("https://evil.example/data.example", False),
+        ("https://data.example@evil.example/x", False),
+        ("https://user:secret@data.example/x", False),
+        ("https://evil.example#@data.example/x", False),
+        ("https://evil.example\\@data.example/x", False),
+        ("https://data.example\\.evil.example/x", False),
+        ("https://data.example/x@evil.example", False),
+        ("https://", False),
+        ("ftp://data.example/x", False),
+    ],
+)
+def test_a_source_on_the_web_is_admitted_by_its_servers_name_and_port(uri: str, admitted: bool) -> None:
+    allowed = Roots(["/srv/data"], ["data.example", "10.0.0.7:8080"])
+    try:
+        allowed.refuse_outside(uri, "source")
+    except RefusedError:
+        assert not admitted
+    else:
+        assert admitted
+    assert not is_admitted(allowed, uri)  # as a dataset: never
+
+
+def test_a_web_place_that_stays_on_its_host_follows_no_redirect_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Redirecting(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(str(self.headers["Host"]).split(":")[0])
+            elsewhere = f"http://localhost:{self.server.server_address[1]}/secret"
+            self.send_response(302 if self.path == "/moved" else 200)
+            self.send_header("Location", elsewhere)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"here")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    monkeypatch.setattr("ingest.storage.RETRY_S", 0)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert Place(url).get("moved") == b"here"
+        assert asked == ["127.0.0.1", "localhost"]
+        monkeypatch.setenv("TENCH_STAY_ON_HOST", "1")
+        assert Place(url).get("there") == b"here"
+        with pytest.raises(BaseError):
+            Place(url).get("moved")
+        assert set(asked[2:]) == {"127.0.0.1"}
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def test_a_local_root_says_nothing_about_buckets_and_no_root_admits_nothing() -> None:

@@ -1,6 +1,5 @@
 """What a terminal shows of a run's progress: all that is known, in words."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -60,28 +59,13 @@ def test_final_facts_are_those_that_people_can_use(facts: dict[str, Any], lines:
     assert [" ".join(line.split()) for line in facts_lines(facts)] == lines
 
 
-class _Bad:
-    """A run of which `num_bad` pictures went to quarantine."""
-
-    def __init__(self, num_bad: int) -> None:
-        self._num_bad = num_bad
-
-    def latest_attempt(self) -> int:
-        return 1
-
-    def events(self, attempt: int | None = None, after_seq: int = 0) -> Iterator[Event]:
-        for seq in range(after_seq + 1, self._num_bad + 1):
-            yield Event(attempt=1, seq=seq, at=0.0, kind="quarantined", text=f"bad {seq}")
-
-    def progress(self, attempt: int | None = None) -> None:
-        return None
-
-
 @pytest.mark.parametrize(("num_bad", "more"), [(20, 0), (21, 1), (50, 1)])
 def test_after_twenty_bad_pictures_the_command_that_lists_all_is_told_once(
     num_bad: int, more: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Display(_Bad(num_bad)).look()
+    display = Display()
+    for seq in range(1, num_bad + 1):
+        display.tell(Event(attempt=1, seq=seq, at=0.0, kind="quarantined", text=f"bad {seq}"))
     lines = capsys.readouterr().err.splitlines()
     assert lines[:20] == [f"! bad {n}" for n in range(1, 21)]
     assert lines[20:] == ["! more: tench quarantine list DATASET"] * more

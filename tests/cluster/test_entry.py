@@ -102,6 +102,14 @@ def test_a_place_outside_of_the_recorded_roots_is_refused_on_the_node_again(run:
     assert told["error"].startswith("dataset: ")
 
 
+def test_a_web_source_is_held_to_the_recorded_servers_on_the_node_again(run: Path) -> None:
+    inside = run.parents[1]
+    settings = {"dataset": f"{inside}/d", "source": "https://elsewhere.example/a"}
+    asked(run, "repair", settings=settings, web_hosts=["data.example"])
+    assert enter(run)[0] == 3
+    assert "its server is not one of those allowed (data.example)" in result(run)["error"]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

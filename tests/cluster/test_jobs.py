@@ -63,7 +63,7 @@ results = st.builds(
 sights = st.builds(
     Sight, ray=st.sampled_from(["absent", "pending", "running", "ended", "unreachable"]), gone_s=st.floats(0, 100),
     begun=st.booleans(), result=st.none() | results, parent=st.sampled_from([None, "missing", *sorted(TABLE)]),
-    grant=st.none() | st.just(Needs(1)), never=st.none() | st.just("too large"),
+    grant=st.none() | st.just(Needs(1)), never=st.none() | st.just("too large"), never_s=st.floats(0, 100),
 )  # fmt: skip
 
 
@@ -186,9 +186,14 @@ def test_a_child_ends_with_its_parent_and_names_it(parent: Any, state: str, code
 
 
 def test_a_job_that_can_never_fit_fails_with_the_reason_and_one_without_a_grant_waits() -> None:
-    job = after(job_in("queued"), Sight(never="It needs 8 GPUs, the cluster has 2."))
+    job = after(job_in("queued"), Sight(never="It needs 8 GPUs, the cluster has 2.", never_s=31.0))
     assert (job.state, job.exit_code, job.error) == ("failed", 3, "It needs 8 GPUs, the cluster has 2.")
     assert next_move(job_in("queued"), Sight(), NOW + 1e9) is None
+
+
+def test_a_job_that_does_not_fit_while_nodes_come_back_is_not_failed_for_it() -> None:
+    too_large = Sight(never="It needs 8 GPUs, the cluster has 2.", never_s=29.0)
+    assert next_move(job_in("queued"), too_large, NOW) is None
 
 
 def test_a_failure_is_told_in_the_words_of_its_result() -> None:

@@ -70,7 +70,7 @@ def test_all_settings_at_fault_are_named_at_once(served: Served) -> None:
     ("body", "field", "words"),
     [
         ({"priority": 1000}, "priority", ["priority 1000", "from -100 to 100"]),
-        ({"nosuch": 1}, "nosuch", ["no such setting", "kind, name, priority"]),
+        ({"nosuch": 1}, "nosuch", ["no such setting", "kind, max_attempts, name, priority"]),
         ({"settings": 3}, "settings", ["settings 3", "an object"]),
         ({"after": "../x"}, "after", ["after ../x"]),
         ({"after": "no-such-job"}, "after", ["no-such-job", "no job of this id"]),
@@ -181,6 +181,18 @@ def test_lists_are_newest_first_in_pages_and_by_state_and_kind(served: Served) -
     stopped = listed(served, "limit=3&state=stopped&kind=train")
     assert made[1] in [job["id"] for job in stopped]
     assert {job["state"] for job in stopped} == {"stopped"}
+
+
+def test_pages_miss_no_job_and_repeat_none_while_jobs_are_added(served: Served) -> None:
+    before = [served.submit()["id"] for _ in range(5)]
+    found: list[str] = []
+    cursor = ""
+    while not set(before) <= set(found):
+        page = served.get(f"/v1/jobs?limit=2{cursor}").json()
+        found += [job["id"] for job in page["jobs"]]
+        served.submit()
+        cursor = f"&cursor={page['next']}"
+    assert found[:5] == before[::-1]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@
 import io
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from cluster.jobs import Job
+from cluster.views import JobView
 from ingest.progress import RunWriter
 from ingest.storage import Place
 from tests.cluster.rows import put_job
@@ -19,9 +22,6 @@ ROUTES = [
     "/v1/jobs/{job_id}/artifacts/{name}", "/v1/datasets", "/v1/datasets/{dataset_id}", "/v1/kinds", "/v1/cluster",
     "/healthz", "/readyz", "/metrics",
 ]  # fmt: skip
-SAMPLE = re.compile(
-    r'^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(\{(?P<labels>([a-z]+="[^"\\\n]*",?)*)\})? (?P<value>[0-9.e+-]+)$'
-)
 
 
 def picture(answer: Answer) -> Image.Image:
@@ -135,30 +135,9 @@ def test_curves_of_a_training_run_over_all_its_attempts(served: Served) -> None:
 def test_the_process_is_healthy_and_not_ready_while_ray_is_out_of_reach(served: Served) -> None:
     assert (served.get("/healthz").status, served.get("/healthz").json()) == (200, {"status": "ok"})
     ready = served.get("/readyz")
-    assert (ready.status, ready.json()) == (503, {"store": True, "ray": False})
+    assert (ready.status, ready.json()) == (503, {"store": True, "watcher": True, "ray": False})
     cluster = served.get("/v1/cluster").json()
     assert (cluster["reachable"], cluster["nodes"], cluster["cpus"]) == (False, [], 0)
-
-
-def test_counters_are_in_prometheus_form_and_count_the_jobs(served: Served) -> None:
-    served.submit()
-    answer = served.get("/metrics")
-    assert answer.headers["Content-Type"].startswith("text/plain")
-    lines = answer.body.decode().splitlines()
-    assert answer.body.endswith(b"\n")
-    found: dict[tuple[str, str], float] = {}
-    for line in lines:
-        if not line.startswith(("# HELP ", "# TYPE ")):
-            sample = SAMPLE.match(line)
-            assert sample is not None, line
-            found[sample["name"], sample["labels"] or ""] = float(sample["value"])
-            assert any(line.startswith(f"# TYPE {sample['name']} ") for line in lines)
-    counts = served.get("/v1/cluster").json()["jobs"]
-    assert counts["queued"] >= 1
-    assert {k: v for k, v in found.items() if k[0] == "tench_jobs" and v} == {
-        ("tench_jobs", f'state="{state}"'): number for state, number in counts.items()
-    }
-    assert found["tench_ray_reachable", ""] == 0
 
 
 def test_the_description_of_the_service_is_valid_json_and_explains_every_route(served: Served) -> None:
@@ -172,7 +151,23 @@ def test_the_description_of_the_service_is_valid_json_and_explains_every_route(s
     schemas = described["components"]["schemas"]
     named = set(re.findall(r"#/components/schemas/(\w+)", answer.body.decode()))
     assert named <= set(schemas)
-    assert set(schemas["JobRequest"]["properties"]) == {"kind", "settings", "after", "priority", "name"}
+    assert set(schemas["JobRequest"]["properties"]) == {"kind", "settings", "after", "priority", "name", "max_attempts"}
+
+
+def test_an_answer_about_a_job_has_all_that_the_store_knows_of_it(served: Served) -> None:
+    assert set(JobView.model_fields) == {f.name for f in fields(Job)} | {"progress", "unknown", "has_ended"}
+    job = served.submit()
+    assert set(job) == set(served.get(f"/v1/jobs/{job['id']}").json()) == set(JobView.model_fields)
+
+
+def test_every_example_of_a_request_fits_its_kind(served: Served) -> None:
+    described = served.get("/openapi.json").json()["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]
+    examples = described["application/json"]["examples"]
+    assert set(examples) == set(served.get("/v1/kinds").json())
+    for kind, example in examples.items():
+        assert example["value"]["kind"] == kind
+        answer = served.ask("POST", "/v1/jobs?dry_run=true", example["value"])
+        assert (answer.status, "outside of the service's roots" in answer.json()["detail"]) == (403, True), answer.body
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_all_that_it_names_is_there(served: Served) -> None:

@@ -189,3 +189,20 @@ def test_a_job_under_way_goes_on_when_the_next_service_starts(served: Served, so
     done = served.wait_for(job, "succeeded")
     assert done["attempt"] == 2
     assert done["result"]["steps"] == 3 * 5
+
+
+def test_a_service_whose_ray_dies_starts_another_and_its_jobs_go_on(served: Served, source: Path) -> None:
+    dataset = str(served.home / "data" / "ten")
+    served.wait_for(served.submit("ingest", source=str(source), dataset=dataset), "succeeded")
+    job = served.submit("train", dataset=dataset, preset="demo", epochs=3)
+    wait_until(lambda: list((served.home / "runs" / job).glob("checkpoints/*/hashes.json")) != [], JOB_S)
+    first = json.loads((served.home / "ray.json").read_text())
+    victim = next(p for p in ray_processes(served) if "gcs_server" in p.cmdline()[0])
+    everyone = [p for r in ray_processes(served) for p in (r, *r.children(recursive=True))]
+    victim.kill()
+    done = served.wait_for(job, "succeeded")
+    assert (done["attempt"], done["result"]["steps"]) == (2, 3 * 5)
+    assert json.loads((served.home / "ray.json").read_text())["pid"] != first["pid"]
+    _, alive = psutil.wait_procs(everyone, timeout=5)
+    assert alive == []
+    assert not Path(first["folder"]).exists()

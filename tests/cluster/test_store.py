@@ -1,8 +1,6 @@
-"""The store in an SQLite file: nothing is overtaken, nothing doubled, and what was put comes back."""
+"""The store in either database: nothing is overtaken, nothing doubled, and what was put comes back."""
 
-import json
 import random
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,14 +13,15 @@ import pytest
 from cluster.jobs import IllegalMove, Job, Move, Needs
 from cluster.store import Key, KeyTaken, Store, Superseded
 from ingest.errors import RefusedError
+from tests.cluster.postgres import StorePlace
 from tests.cluster.rows import AT, new_job
 
 STARTS = Move("starting", "It starts.", {"attempt": 1, "grant": Needs(4, 1, 7 * 2**30)})
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(str(tmp_path / "store.sqlite"))
+def store(store_place: StorePlace) -> Iterator[Store]:
+    opened = Store.open(store_place.place)
     yield opened
     opened.close()
 
@@ -46,12 +45,6 @@ def at_once(works: list[Callable[[], Any]]) -> list[Any]:
     return ended
 
 
-def columns(path: Path, query: str) -> list[tuple[Any, ...]]:
-    """Rows as SQLite itself tells them."""
-    with sqlite3.connect(path) as connection:
-        return connection.execute(query).fetchall()
-
-
 def test_what_was_put_comes_back(store: Store) -> None:
     put = new_job(
         kind="train", name="größer", after="another", priority=-7, asked_by="ada", error="voll", exit_code=3,
@@ -62,7 +55,7 @@ def test_what_was_put_comes_back(store: Store) -> None:
     assert store.job("no-such-job") is None
 
 
-def test_of_two_moves_from_one_sight_exactly_one_is_made(store: Store, tmp_path: Path) -> None:
+def test_of_two_moves_from_one_sight_exactly_one_is_made(store: Store) -> None:
     for _ in range(15):
         job, _ = store.add(new_job())
         ways = [STARTS, Move("stopped", "It stops.")]
@@ -115,7 +108,7 @@ def test_an_illegal_move_changes_nothing(store: Store) -> None:
     assert len(store.moves(job.id)) == 1
 
 
-def test_a_key_gives_one_job_for_one_body_of_one_caller(store: Store, tmp_path: Path) -> None:
+def test_a_key_gives_one_job_for_one_body_of_one_caller(store: Store, store_place: StorePlace) -> None:
     first, made = store.add(new_job(), Key("ada", "k", "body"))
     assert made
     assert store.add(new_job(), Key("ada", "k", "body")) == (first, False)
@@ -124,7 +117,7 @@ def test_a_key_gives_one_job_for_one_body_of_one_caller(store: Store, tmp_path: 
     other, made = store.add(new_job(), Key("bob", "k", "another body"))
     assert made
     store.close()
-    again = Store.open(str(tmp_path / "store.sqlite"))
+    again = Store.open(store_place.place)
     assert again.add(new_job(), Key("ada", "k", "body")) == (first, False)
     assert {j.id for j in again.jobs()} == {first.id, other.id}
     again.close()
@@ -136,14 +129,14 @@ def test_a_key_gives_the_job_as_it_is_now(store: Store) -> None:
     assert store.add(new_job(), Key("ada", "k", "body")) == (moved, False)
 
 
-def test_requests_with_one_key_at_the_same_moment_make_one_job(store: Store, tmp_path: Path) -> None:
+def test_requests_with_one_key_at_the_same_moment_make_one_job(store: Store, store_place: StorePlace) -> None:
     for round_number in range(5):
         key = Key("ada", f"key-{round_number}", "body")
         ended = at_once([partial(store.add, new_job(), key) for _ in range(8)])
         assert [made for _, made in ended].count(True) == 1
         assert len({job.id for job, _ in ended}) == 1
-    path = tmp_path / "store.sqlite"
-    assert columns(path, "SELECT count(*) FROM jobs") == columns(path, "SELECT count(*) FROM moves") == [(5,)]
+    counted = [store_place.rows(f"SELECT count(*) FROM {table}") for table in ("jobs", "moves", "keys")]
+    assert counted == [[(5,)]] * 3
 
 
 def test_pages_hold_every_job_once_newest_first(store: Store) -> None:
@@ -188,24 +181,36 @@ def test_a_note_is_replaced_whole(store: Store) -> None:
     assert note[0] == {"reachable": False}
 
 
-def test_a_store_of_a_newer_schema_is_refused(store: Store, tmp_path: Path) -> None:
-    path = tmp_path / "store.sqlite"
-    store.close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE notes SET value = ? WHERE name = 'schema'", (json.dumps({"version": 99}),))
-    with pytest.raises(RefusedError, match=r"newer Tench \(schema 99.*update Tench"):
-        Store.open(str(path))
-
-
 def test_a_store_elsewhere_than_in_sqlite_or_postgresql_is_refused() -> None:
     with pytest.raises(RefusedError, match=r"mysql://: .*SQLite .*postgresql://"):
         Store.open("mysql://host/tench")
 
 
-def test_a_store_keeps_jobs_on_disk_before_it_answers(store: Store, tmp_path: Path) -> None:
+def test_a_file_that_is_no_store_or_cannot_be_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a database\n" * 100)
+    (tmp_path / "folder").mkdir()
+    for name, words in [
+        ("text", "file is not a database"), ("folder", "unable to open database file"), ("text/x", "Not a directory|File exists"),
+    ]:  # fmt: skip
+        with pytest.raises(RefusedError, match=f"{tmp_path}/{name}.*({words})"):
+            Store.open(str(tmp_path / name))
+    assert (tmp_path / "text").read_text() == "not a database\n" * 100
+
+
+def test_a_store_keeps_jobs_on_disk_before_it_answers(store: Store, store_place: StorePlace) -> None:
     job, _ = store.add(new_job())
-    path = tmp_path / "store.sqlite"
-    assert columns(path, "PRAGMA journal_mode") == [("wal",)]
-    assert columns(path, "SELECT id, state, version FROM jobs") == [(job.id, "queued", 0)]
+    if "://" not in store_place.place:
+        assert store_place.rows("PRAGMA journal_mode") == [("wal",)]
+    assert store_place.rows("SELECT id, state, version FROM jobs") == [(job.id, "queued", 0)]
     store.move(job, replace(STARTS, changes={}), "watcher")
-    assert columns(path, "SELECT id, state, version FROM jobs") == [(job.id, "starting", 1)]
+    assert store_place.rows("SELECT id, state, version FROM jobs") == [(job.id, "starting", 1)]
+
+
+def test_last_words_of_any_bytes_can_be_kept(store: Store) -> None:
+    job, _ = store.add(new_job())
+    said = "killed\x00 by \ud800"
+    store.move(job, Move("failed", said, {"error": said}), "watcher")
+    kept = store.job(job.id)
+    assert kept is not None
+    assert (kept.state, kept.error) == ("failed", "killed\N{REPLACEMENT CHARACTER} by ?")
+    assert store.moves(job.id)[1]["reason"] == kept.error

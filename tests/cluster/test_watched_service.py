@@ -63,7 +63,7 @@ def test_a_ray_out_of_reach_is_shown_as_unknown_and_moves_nothing(with_ray: Serv
     shown = with_ray.eventually(f"/v1/jobs/{job}", lambda found: found if found["unknown"] else None)
     queued = with_ray.submit()
     assert (shown["state"], queued["state"], queued["unknown"]) == ("running", "queued", False)
-    assert with_ray.get("/readyz").json() == {"store": True, "ray": False}
+    assert with_ray.get("/readyz").json() == {"store": True, "watcher": True, "ray": False}
     assert "tench_ray_reachable 0" in with_ray.get("/metrics").body.decode()
     api.broken = False
     again = with_ray.eventually(f"/v1/jobs/{job}", lambda found: None if found["unknown"] else found)

@@ -63,9 +63,10 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is waited for before a job counts as lost."""
+    """Nothing is waited for before a job counts as lost, or as too large."""
     monkeypatch.setattr(rules, "SETTLE_S", 0.0)
     monkeypatch.setattr(rules, "LOST_GRACE_S", 0.0)
+    monkeypatch.setattr(rules, "NEVER_FITS_S", 0.0)
 
 
 def test_a_job_goes_from_queued_to_succeeded(world: World) -> None:
@@ -201,7 +202,7 @@ def test_a_child_starts_when_its_parent_has_succeeded_and_not_before(world: Worl
     assert (world.job(parent).state, world.tick(child).state) == ("succeeded", "starting")
 
 
-def test_jobs_share_what_living_nodes_have_in_their_turn(world: World) -> None:
+def test_jobs_share_what_living_nodes_have_in_their_turn(world: World, impatient: None) -> None:
     def training(workers: int) -> dict[str, Any]:
         return {"num_workers": workers, "device": "cpu", "cpus_per_worker": 1}
 
@@ -227,3 +228,110 @@ def test_an_end_of_the_service_asks_every_driver_to_stop_and_their_jobs_go_on_la
     world.api.say(f"tench-{job}-1", "FAILED")
     assert world.tick(job, 3).state == "starting"
     assert list(world.api.jobs) == [f"tench-{job}-1", f"tench-{job}-2"]
+
+
+def test_a_child_waits_through_its_parents_attempts(world: World, impatient: None) -> None:
+    parent = world.put()
+    child = world.put(after=parent)
+    grandchild = world.put(after=child)
+    world.tick(parent)
+    world.begin(parent)
+    world.api.say(f"tench-{parent}-1", "FAILED")
+    assert world.tick(parent, 4).attempt == 2
+    assert "lost" in world.states(parent)
+    world.begin(parent, 2).finish("succeeded", 0)
+    assert world.tick(parent, 3).state == "succeeded"
+    assert world.states(child) == ["queued", "starting"] == [*world.states(grandchild), "starting"]
+
+
+@pytest.mark.parametrize(("ended", "code"), [("failed", 1), ("stopped", 130)])
+def test_a_parent_that_does_not_succeed_takes_its_descendants_along_until_they_are_resumed(
+    world: World, ended: Any, code: int
+) -> None:
+    parent = world.put()
+    child = world.put(after=parent)
+    grandchild = world.put(after=child)
+    world.tick(parent)
+    run = world.begin(parent)
+    world.tick(parent)
+    if ended == "stopped":
+        world.store.wish(world.job(parent), stop=True)
+    run.finish(ended, code, "no space left")
+    assert world.tick(grandchild, 5).state == world.job(child).state == world.job(parent).state == ended
+    assert parent in str(world.job(child).error)
+    for job in (parent, child):
+        world.store.wish(world.job(job), resume=True)
+    assert (world.tick(child).state, world.tick(parent).state) == ("queued", "starting")
+    world.begin(parent, 2).finish("succeeded", 0)
+    assert world.tick(child, 4).state == "starting"
+
+
+def test_a_child_that_works_on_what_its_parent_made_is_pinned_to_that_dataset(world: World) -> None:
+    parent = world.put(settings={"dataset": "/data/d"})
+    child, other = (world.put(after=parent, settings={"dataset": f"/data/{name}"}) for name in ("d", "e"))
+    world.tick(parent)
+    world.begin(parent).finish("succeeded", 0, dataset="/data/d", dataset_id="a" * 64)
+    world.tick(child, 4)
+    pinned = [json.loads((world.runs / job / "request.json").read_text())["pinned"] for job in (child, other)]
+    assert pinned == [{"dataset_id": "a" * 64, "by": parent}, None]
+
+
+def test_a_resumed_job_is_the_next_attempt_in_the_same_folder_with_the_same_request(world: World) -> None:
+    job = world.put()
+    world.tick(job)
+    world.begin(job).finish("failed", 5, "too many bad pictures")
+    assert world.tick(job, 2).state == "failed"
+    asked = (world.runs / job / "request.json").read_bytes()
+    world.store.wish(world.job(job), resume=True)
+    again = world.tick(job, 3)
+    assert (again.state, again.attempt, again.error, again.max_attempts) == ("starting", 2, None, 4)
+    world.begin(job, 2).finish("succeeded", 0)
+    assert world.tick(job, 2).state == "succeeded"
+    assert (world.runs / job / "request.json").read_bytes() == asked
+    assert sorted(path.name for path in world.runs.iterdir()) == [job]
+
+
+def test_fifty_small_jobs_do_not_exhaust_the_head_and_all_get_their_turn(world: World) -> None:
+    world.api.nodes[:] = [node("head", 64)]
+    jobs = [world.put() for _ in range(50)]
+    most = 0
+    while any(not job.has_ended for job in world.store.jobs(50)):
+        world.watcher.tick()
+        at_work = [job for job in world.store.jobs(50) if job.state in ("starting", "running")]
+        most = max(most, len(at_work))
+        for job in at_work:
+            if job.state == "starting":
+                world.begin(job.id).finish("succeeded", 0)
+    assert most == 16
+    assert {job.state for job in world.store.jobs(50)} == {"succeeded"}
+    assert [name.rsplit("-", 1)[0].removeprefix("tench-") for name in world.api.jobs] == jobs
+
+
+def test_a_job_whose_record_cannot_be_read_does_not_hold_up_the_others(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = world.put(), world.put()
+    world.tick(good)
+    for job in (bad, good):
+        world.begin(job).finish("succeeded", 0)
+    (world.runs / bad / "result/0001.json").write_text("{half")
+    assert world.tick(good, 2).state == "succeeded"
+    assert world.job(bad).state == "starting"
+    assert f"job {bad}" in capsys.readouterr().out
+
+
+def test_a_job_waits_for_nodes_that_are_away_for_a_moment(world: World) -> None:
+    everything = list(world.api.nodes)
+    job = world.put(kind="train", settings={"num_workers": 2, "device": "gpu", "cpus_per_worker": 1})
+    world.api.nodes[:] = everything[:1]
+    assert world.tick(job, 3).state == "queued"
+    world.api.nodes[:] = everything
+    assert world.tick(job).state == "starting"
+
+
+def test_a_job_in_the_queue_is_stopped_while_it_waits_for_its_parent(world: World) -> None:
+    parent = world.put()
+    child = world.put(after=parent)
+    world.tick(parent)
+    world.store.wish(world.job(child), stop=True)
+    assert (world.tick(child).state, world.job(parent).state) == ("stopped", "starting")

@@ -16,7 +16,7 @@ from ingest.storage import Place
 from tests.trainer.drawn_runs import half, metrics, write_evaluation, write_run
 from trainer import figures
 from trainer.figures.kernels import columns_of, kernel_sheet
-from trainer.figures.record import training_errors
+from trainer.figures.record import thinned, training_errors
 
 WHITE = (255, 255, 255)
 MOST_BYTES = 1_000_000
@@ -52,6 +52,28 @@ def interrupted(tmp_path: Path) -> Path:
     metrics(second, (5, 1, 10, 0.4), loss=2.0)
     second.flush()
     return folder
+
+
+def test_curves_of_what_only_some_steps_tell_have_points_at_those_steps(tmp_path: Path) -> None:
+    told = {"epoch": 0, "samples": 5, "loss": 1.0, "learning_rate": 0.1, "samples_per_s": 9.0, "train_top1_error": 0.5}
+    steps = [{"step": 1, "gradient_norm": 3.0}, {"step": 2, "gpu_utilisation": 0.9, "gpu_peak_bytes": 7}]
+    events = [
+        Event(attempt=1, seq=step["step"], at=0.0, kind="metrics", text="", data={**told, **step}) for step in steps
+    ]
+    found = figures.series_of(events)
+    assert found["gradient_norm"] == [[1, 3.0]]
+    assert (found["gpu_utilisation"], found["gpu_peak_bytes"]) == ([[2, 0.9]], [[2, 7]])
+    assert found["gpu_allocated_bytes"] == found["data_wait_share"] == []
+
+
+def test_thinned_curves_keep_their_ends_and_every_spike() -> None:
+    points = [[float(x), 1.0] for x in range(10_000)]
+    points[1234][1], points[7000][1], points[-1][1] = 99.0, -99.0, 5.0
+    thin = thinned(points, 500)
+    assert len(thin) <= 500
+    assert [points[0], points[1234], points[7000], points[-1]] == [p for p in thin if p[0] == 0 or p[1] != 1.0]
+    assert thin == sorted(thin)
+    assert thinned(points[:500], 500) == points[:500]
 
 
 @pytest.mark.parametrize(

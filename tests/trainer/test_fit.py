@@ -17,6 +17,7 @@ from trainer import checkpoint
 from trainer.dropout import DropoutKey
 from trainer.fit import LOSS, ROWS, RankContext, Training, prepare, restore, train_step
 from trainer.launch import train
+from trainer.networks import build
 from trainer.presets import recipe
 from trainer.settings import TrainSettings
 
@@ -131,9 +132,9 @@ def test_a_step_gives_the_mean_gradient_of_its_global_batch(tiny_dataset: str) -
             sums = train_step(dataclasses.replace(training, settings=settings), batch, stop=False, save=False)
             assert sums[ROWS] == 40
             found += [torch.tensor(sums[LOSS] / 40), *(p.grad.clone() for p in training.network.parameters())]
-    logits = training.network(batch.images, dropout=DropoutKey(0, 0, batch.places.numpy()))
-    loss = F.cross_entropy(logits, batch.labels)
-    expected = [loss.detach(), *torch.autograd.grad(loss, list(training.network.parameters()))]
+    network = build(training.recipe.network, training.recipe.seed)
+    loss = F.cross_entropy(network(batch.images, dropout=DropoutKey(0, 0, batch.places.numpy())), batch.labels)
+    expected = [loss.detach(), *torch.autograd.grad(loss, list(network.parameters()))]
     for plain, *ours in zip(expected, whole, micro, strict=True):
         for gradient in ours:
             assert (gradient - plain).norm() <= 1e-5 * plain.norm()

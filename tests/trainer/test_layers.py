@@ -4,10 +4,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.layers import ColumnLinear, average_pool, max_pool, pooled_side
+from trainer.layers import ColumnLinear, FullLinear, average_pool, max_pool, pooled_side
 
 Floats = npt.NDArray[np.float64]
 
@@ -56,3 +57,47 @@ def test_a_layer_in_columns_is_that_many_layers_side_by_side(columns: int) -> No
     x = torch.randn(5, 6)
     whole = torch.block_diag(*layer.weight.chunk(columns))
     torch.testing.assert_close(layer(x), x @ whole.T + layer.bias)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("laid_out", [False, True], ids=["made", "laid out"])
+def test_a_full_layer_adds_the_gradients_of_a_plain_one(precision: torch.dtype, laid_out: bool) -> None:
+    layer = FullLinear(6, 4)
+    room = torch.zeros(24)
+    if laid_out:
+        layer.weight.grad = room.view(4, 6)
+    seen: list[torch.Tensor] = []
+    layer.weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))  # type: ignore[union-attr]
+    x = torch.randn(5, 6)
+    weights = torch.randn(5, 4).to(precision).float()
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    rounded = [
+        layer.weight.detach().to(precision).double().requires_grad_(),
+        layer.bias.detach().double().requires_grad_(),
+    ]
+    for _ in range(2):  # the second time something lies there
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            found = layer(ours)
+        (found.float() * weights).sum().backward()
+        (F.linear(theirs.to(precision).double(), *rounded) * weights).sum().backward()
+    assert found.dtype == precision
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    for mine, plain in zip((layer.weight.grad, layer.bias.grad), (w.grad for w in rounded), strict=True):
+        assert mine is not None
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine.double(), plain, **close)
+    torch.testing.assert_close(
+        ours.grad, theirs.grad, **(close if precision == torch.float32 else {"rtol": 2e-2, "atol": 2e-2})
+    )
+    assert len(seen) == 2
+    assert torch.equal(seen[-1], layer.weight.grad)
+    assert torch.equal(room.view(4, 6), layer.weight.grad) == laid_out
+
+
+def test_weights_that_are_frozen_get_no_gradient() -> None:
+    layer = FullLinear(6, 4)
+    layer.weight.grad = torch.zeros(4, 6)
+    layer.weight.requires_grad_(False)
+    layer(torch.randn(2, 6)).sum().backward()
+    assert not layer.weight.grad.any()
+    assert layer.bias.grad is not None

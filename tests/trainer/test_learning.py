@@ -13,10 +13,10 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TENCH = Path(sys.executable).parent / "tench"
-EPOCHS = 3
+EPOCHS = 4
 SETTINGS = (
     *("--preset", "demo", "--learning-rate", "0.002", "--precision", "bf16", "--num-workers", "2"),
-    *("--switch", "loader.crop=128"),
+    *("--switch", "loader.crop=112"),
 )
 HIGHEST_ERROR = 0.75
 
@@ -37,7 +37,7 @@ def dataset(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("imagenette")
     with tarfile.open(shared_data / "imagenette-small.tar") as archive:
         archive.extractall(folder / "source", filter="data")
-    facts = tench(folder, "ingest", folder / "source", folder / "dataset", "--samples-per-shard", 256)
+    facts = tench(folder, "ingest", folder / "source", folder / "dataset", "--samples-per-shard", 256, "--side", 128)
     assert (facts["num_samples"], facts["num_quarantined"]) == (1860, 0)
     assert tench(folder, "verify", folder / "dataset")["ok"]
     return folder / "dataset"

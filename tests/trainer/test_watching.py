@@ -294,7 +294,7 @@ def test_the_share_of_waiting_adds_up_to_the_seconds_that_reads_take(
 
 def test_a_step_waited_as_long_as_the_rank_that_waited_longest() -> None:
     step, wishes = told([70.0, 3.0, 40.0, 0.0, 1.0, 1.0, 0.1, 0.7, 0.2])
-    assert step == (70.0, 3.0, 40.0, 0.7)
+    assert step == (70.0, 3.0, 40.0, 0.7, (0.1, 0.7, 0.2))
     assert wishes == (False, True, True)
 
 

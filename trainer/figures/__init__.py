@@ -18,12 +18,12 @@ from trainer import checkpoint
 from trainer.figures import curves, record, relu_tanh, results, results_sheet
 from trainer.figures.canvas import LARGE, SOFT_INK, Canvas
 from trainer.figures.kernels import Pixels, columns_of, kernel_sheet
-from trainer.figures.record import series_of
+from trainer.figures.record import series_of, thinned
 from trainer.settings import EvaluateSettings
 
 __all__ = [
     "Figure", "curves_figure", "curves_png", "kernels_figure", "kernels_png", "relu_tanh_figure", "results_figure",
-    "retrieval_figure", "run_png", "series", "series_of",
+    "retrieval_figure", "run_png", "series", "series_of", "thinned",
 ]  # fmt: skip
 
 MARGIN, HEAD = 24, 84

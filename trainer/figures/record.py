@@ -5,6 +5,7 @@ In: events or a run folder. Out: plain numbers. Drawing them is the business of 
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ingest.errors import RefusedError
@@ -12,7 +13,10 @@ from ingest.progress import Event, RunReader
 from ingest.storage import Place
 from trainer import checkpoint
 
-OVER_STEP = ("loss", "learning_rate", "samples_per_s", "train_top1_error", "data_wait_share")
+OVER_STEP = (
+    "loss", "learning_rate", "samples_per_s", "train_top1_error", "data_wait_share", "gradient_norm",
+    "gpu_allocated_bytes", "gpu_peak_bytes", "gpu_utilisation",
+)  # fmt: skip
 OVER_EPOCH = ("top1_error", "top5_error")
 
 
@@ -26,17 +30,39 @@ def events_of(run_folder: str) -> list[Event]:
 
 
 def series_of(events: Sequence[Event]) -> dict[str, list[list[float]]]:
-    """Curves: loss, learning_rate, samples_per_s, train_top1_error, data_wait_share over the step; top1_error and
-    top5_error over the epoch (from 1). Each a list of [x, y], in order of x; a repeated step counts once, the latest."""
+    """Curves: those of `OVER_STEP` over the step, top1_error and top5_error over the epoch (from 1).
+
+    Each a list of [x, y], in order of x, empty if the run does not tell it (a GPU's on a CPU); a repeated step counts
+    once, the latest.
+    """
     points: dict[str, dict[float, float]] = {name: {} for name in (*OVER_STEP, *OVER_EPOCH)}
     for _, data in _metrics(events):
         for name in OVER_STEP:
-            points[name][data["step"]] = data[name]
+            if data.get(name) is not None:
+                points[name][data["step"]] = data[name]
     for event in events:
         if event.kind == "evaluated" and "epoch" in event.data:
             for name in OVER_EPOCH:
                 points[name][event.data["epoch"] + 1] = event.data[name]
     return {name: [[x, y] for x, y in sorted(values.items())] for name, values in points.items()}
+
+
+def thinned(points: list[list[float]], most: int) -> list[list[float]]:
+    """At most `most` of the points (4 or more), in their order: the first, the last, and of each of equally long
+    stretches between them the lowest and the highest, so that no spike is lost."""
+    if len(points) <= most:
+        return points
+    inner, num_stretches = points[1:-1], (most - 2) // 2
+    edges = [i * len(inner) // num_stretches for i in range(num_stretches + 1)]
+    kept = [points[0]]
+    for first, last in pairwise(edges):
+        stretch = inner[first:last]
+        kept += sorted((min(stretch, key=_height), max(stretch, key=_height)))
+    return [*kept, points[-1]]
+
+
+def _height(point: list[float]) -> float:
+    return point[1]
 
 
 def training_errors(events: Sequence[Event]) -> list[list[float]]:
