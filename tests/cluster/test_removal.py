@@ -192,7 +192,7 @@ def test_after_a_kill_no_manifest_is_left_and_the_same_command_goes_on(
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of a server on loopback; its address."""
+    """A bucket of its own (all servers of a process share theirs) of a server on loopback; its address."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -201,8 +201,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/sets", method="PUT")).close()
-    yield "s3://sets"
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/removals", method="PUT")).close()
+    yield "s3://removals"
     server.stop()
 
 
