@@ -16,10 +16,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cluster.cli.display import duration, step_bar
+from cluster.cli.watching import watched
 from cluster.client import Client, Job, raise_for
-from cluster.display import duration, step_bar
 from cluster.serve import read_note
-from cluster.watching import watched
 from ingest.errors import Interrupted, RefusedError, TenchError
 from ingest.settings import SampleSettings
 

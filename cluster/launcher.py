@@ -5,8 +5,8 @@ from typing import Any
 
 import httpx2
 
+from cluster.api.logs import Log, end_of
 from cluster.ledger import Capacity
-from cluster.logs import Log, end_of
 from ingest.errors import TenchError
 
 ENTRYPOINT = "exec python -m cluster.entry"

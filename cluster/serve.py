@@ -15,12 +15,12 @@ from types import FrameType
 import uvicorn
 
 from cluster.access import Roots, Tokens, is_loopback
-from cluster.api import guarded_app
-from cluster.guard import Guard, Limits
+from cluster.api.app import guarded_app
+from cluster.api.guard import Guard, Limits
+from cluster.api.rates import Rate, Streams
+from cluster.api.service import Service
 from cluster.launcher import RayJobs, RayUnreachable
-from cluster.rates import Rate, Streams
 from cluster.ray_keeper import RayKeeper
-from cluster.service import Service
 from cluster.settings import ServeSettings
 from cluster.store import Store
 from cluster.watcher import Watcher

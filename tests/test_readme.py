@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import run
+from cluster.cli.app import run
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 PAGES = ("README.md", "CONTRIBUTING.md")

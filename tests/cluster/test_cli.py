@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import run
+from cluster.cli.app import run
 from tests.cluster.served import environment
 from tests.conftest import TinySource
 
@@ -80,7 +80,7 @@ def test_every_command_explains_itself_and_each_of_its_flags(capsys: Capture) ->
 def test_help_answers_without_loading_anything_heavy() -> None:
     script = f"""
 import sys
-from cluster.cli import run
+from cluster.cli.app import run
 for words in ([], ["train"], ["serve"], ["submit", "ingest"]):
     assert run([*words, "--help"]) == 0
 sys.exit(" ".join(m for m in {HEAVY!r} if m in sys.modules))

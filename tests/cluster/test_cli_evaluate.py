@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.cli import run
+from cluster.cli.app import run
 from tests.conftest import TinySource
 from tests.trainer.saved_runs import saved_run
 

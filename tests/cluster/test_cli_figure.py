@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cluster.cli import run
+from cluster.cli.app import run
 from tests.trainer.drawn_runs import write_run, write_tiny_network
 
 Capture = pytest.CaptureFixture[str]

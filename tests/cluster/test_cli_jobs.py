@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import run as tench
+from cluster.cli.app import run as tench
 from ingest.progress import RunWriter
 from ingest.storage import Place
 from tests.cluster.ray_api import TOKEN, RayApi, ray_api

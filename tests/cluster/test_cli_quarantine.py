@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import run
+from cluster.cli.app import run
 from cluster.commands import execute, needs_ray
 from cluster.settings import RecentreRequest, RetryRequest
 from ingest.progress import RunWriter

@@ -9,7 +9,7 @@ from PIL import Image
 
 from augment.settings import LoaderSettings
 from augment.sheet import convention_sheet, training_sheet
-from cluster.cli import run
+from cluster.cli.app import run
 
 Capture = pytest.CaptureFixture[str]
 

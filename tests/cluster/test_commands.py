@@ -117,7 +117,7 @@ def test_a_whole_dataset_is_repaired_without_ray(tiny_dataset: str, tmp_path: Pa
     command = ["repair", tiny_dataset, "--source", f"{tmp_path}/none"]
     script = f"""
 import sys
-from cluster.cli import run
+from cluster.cli.app import run
 assert run({command!r}) == 0
 sys.exit("ray was loaded" if "ray" in sys.modules else 0)
 """

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster.display import Display, facts_lines, progress_words
+from cluster.cli.display import Display, facts_lines, progress_words
 from ingest.progress import Event, Progress
 from ingest.words import counted
 

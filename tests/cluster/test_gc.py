@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import run as tench
+from cluster.cli.app import run as tench
 from ingest.progress import RunWriter
 from ingest.storage import Place
 from tests.cluster.rows import new_job, put_job
@@ -205,7 +205,7 @@ def test_files_that_nobody_finished_and_fetches_that_nobody_makes_go(home: Path,
 
 
 def test_a_folder_of_ray_goes_once_no_process_owns_or_names_it(tmp_path: Path) -> None:
-    from cluster.leftovers import leftovers
+    from cluster.upkeep.leftovers import leftovers
 
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -227,9 +227,9 @@ def test_a_folder_of_ray_goes_once_no_process_owns_or_names_it(tmp_path: Path) -
 
 
 def test_a_run_that_was_asked_for_again_since_the_decision_stays(home: Path) -> None:
-    from cluster.housekeeping import still_free
-    from cluster.keeping import Removal
-    from cluster.works import read_works
+    from cluster.upkeep.housekeeping import still_free
+    from cluster.upkeep.keeping import Removal
+    from cluster.upkeep.works import read_works
 
     for name in ("resumed", "evaluated", "untouched"):
         ended_run(home, name, 900)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.keeping import KeepSettings, Part, Removal, RunFacts, decide
+from cluster.upkeep.keeping import KeepSettings, Part, Removal, RunFacts, decide
 
 NOW, DAY = 1_800_000_000.0, 86_400.0
 IDS = [f"run-{number}" for number in range(8)]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.logs import LEFT_OUT, end_of
+from cluster.api.logs import LEFT_OUT, end_of
 from ingest.progress import RunWriter
 from ingest.storage import Place
 from tests.cluster.ray_api import TOKEN, RayApi, ray_api

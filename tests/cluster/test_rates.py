@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.problems import Problem
-from cluster.rates import KEPT_CALLERS, Bucket, Rate, Rates, Streams, take
+from cluster.api.problems import Problem
+from cluster.api.rates import KEPT_CALLERS, Bucket, Rate, Rates, Streams, take
 from tests.cluster.rows import put_job
 from tests.cluster.served import Served, serving
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from moto.server import ThreadedMotoServer
 
-from cluster.cli import run as tench
-from cluster.removal import belongings, remove
+from cluster.cli.app import run as tench
+from cluster.upkeep.removal import belongings, remove
 from ingest.progress import RunWriter
 from ingest.storage import Place
 from tests.cluster.rows import put_job

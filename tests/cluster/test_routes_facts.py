@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cluster.api.views import JobView
 from cluster.jobs import Job
-from cluster.views import JobView
 from ingest.progress import RunWriter
 from ingest.storage import Place
 from tests.cluster.rows import put_job

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from cluster.cli import run
+from cluster.cli.app import run
 from ingest.errors import DamageError, Interrupted, RefusedError, TenchError
 from ingest.progress import RunReader, RunWriter
 from ingest.settings import VerifySettings

@@ -14,7 +14,7 @@ from torch import nn
 
 from augment.loader import Loader
 from augment.settings import LoaderSettings
-from cluster.cli import run as tench
+from cluster.cli.app import run as tench
 from ingest.dataset import Dataset
 from ingest.errors import DamageError, RefusedError, TenchError, UsageError
 from ingest.storage import Place

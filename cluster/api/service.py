@@ -8,13 +8,13 @@ from typing import Any
 
 from fastapi.responses import Response
 
-from cluster import events
 from cluster.access import Roots
+from cluster.api import events
+from cluster.api.problems import Problem
+from cluster.api.rates import Streams
 from cluster.datasets import Library
 from cluster.jobs import ADMITTED, Job
 from cluster.launcher import RayJobs
-from cluster.problems import Problem
-from cluster.rates import Streams
 from cluster.store import Store
 from cluster.watcher import RAY_NOTE
 from ingest.progress import Progress, RunReader

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.keeping import Part, Removal, RunFacts, named_by
-from cluster.works import Work
+from cluster.upkeep.keeping import Part, Removal, RunFacts, named_by
+from cluster.upkeep.works import Work
 from ingest.errors import TenchError
 from ingest.progress import RunReader
 from ingest.storage import STAGED, Place

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cluster.problems import Problem
+from cluster.api.problems import Problem
 
 KEPT_CALLERS = 10_000
 """Callers remembered at once; the one that was quiet longest starts anew with a full bucket."""

@@ -12,8 +12,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import Message, Scope, Send
 
+from cluster.api.service import Service
 from cluster.jobs import ADMITTED, STATES
-from cluster.service import Service
 from cluster.settings import KINDS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

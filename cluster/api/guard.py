@@ -13,9 +13,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.access import Tokens, host_allowed
-from cluster.counters import Requests
-from cluster.problems import Problem
-from cluster.rates import Rate, Rates
+from cluster.api.counters import Requests
+from cluster.api.problems import Problem
+from cluster.api.rates import Rate, Rates
 
 MAX_BODY_BYTES = 1_000_000
 OPEN_PATHS = ("/", "/healthz", "/readyz")

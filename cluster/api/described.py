@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from cluster.guard import OPEN_PATHS
-from cluster.problems import MEDIA_TYPE, ProblemView
+from cluster.api.guard import OPEN_PATHS
+from cluster.api.problems import MEDIA_TYPE, ProblemView
 
 ALWAYS = (400,)
 UNLESS_OPEN = (401, 429, 503)

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from cluster.cli_flags import Json
-from cluster.cli_run import say
+from cluster.cli.flags import Json
+from cluster.cli.run import say
 
 
 def add_to(app: App) -> None:

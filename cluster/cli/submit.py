@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from cluster.cli_flags import Flat, Json, Server, Switch, connect, print_json
+from cluster.cli.flags import Flat, Json, Server, Switch, connect, print_json
 from cluster.jobs import MAX_ATTEMPTS
 from cluster.settings import KINDS, JobRequest, places_of
 from ingest.settings import Settings
@@ -72,7 +72,7 @@ def _submit(kind: str, settings: Settings, how: Sending) -> int:
         key=how.idempotency_key,
     )  # fmt: skip
     if how.watch:
-        from cluster.watching import watch_job
+        from cluster.cli.watching import watch_job
 
         print(f"job {job['id']}", file=sys.stderr)
         return watch_job(client, job["id"], how.json)
@@ -84,7 +84,7 @@ def _submit(kind: str, settings: Settings, how: Sending) -> int:
 
 
 def _show_dry_run(facts: dict[str, Any], as_json: bool) -> int:
-    from cluster.display import facts_lines
+    from cluster.cli.display import facts_lines
 
     if as_json:
         return print_json(facts)

@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 from cyclopts import App
 
-from cluster.cli_flags import Json, print_json
-from cluster.cli_run import home_run, run_recorded
+from cluster.cli.flags import Json, print_json
+from cluster.cli.run import home_run, run_recorded
 from cluster.settings import RetryRequest
 from ingest.errors import UsageError
 from ingest.words import counted

@@ -3,9 +3,9 @@
 import sys
 from typing import Any
 
-from cluster.cli_flags import print_json_line
+from cluster.cli.display import Display, facts_lines
+from cluster.cli.flags import print_json_line
 from cluster.client import Client, Job, Message, raise_for
-from cluster.display import Display, facts_lines
 from ingest.errors import TenchError
 from ingest.progress import Event, Progress
 

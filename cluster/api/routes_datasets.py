@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Header, Query
 from fastapi.responses import Response
 
-from cluster import artifacts
-from cluster.problems import Problem, problems
-from cluster.routes_runs import PNG
-from cluster.service import Service, png_response
+from cluster.api import artifacts
+from cluster.api.problems import Problem, problems
+from cluster.api.routes_runs import PNG
+from cluster.api.service import Service, png_response
 from ingest.errors import TenchError
 from ingest.look import describe
 

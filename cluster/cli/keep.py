@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 
-from cluster.cli_flags import Flat, Json, Yes, home, print_json, store_place
-from cluster.keeping import KeepSettings
+from cluster.cli.flags import Flat, Json, Yes, home, print_json, store_place
+from cluster.upkeep.keeping import KeepSettings
 from ingest.words import counted
 
 T = TypeVar("T")
@@ -99,9 +99,9 @@ def _end_words(rows: list[Row], is_removed: bool) -> str:
 
 def _kept_house(home: Path, store: str, settings: KeepSettings, yes: bool) -> tuple[list[Row], list[str]]:
     """What goes, or went; and a sentence for each thing that could not be removed."""
-    from cluster import housekeeping, leftovers
-    from cluster.keeping import decide, seconds
-    from cluster.works import read_works
+    from cluster.upkeep import housekeeping, leftovers
+    from cluster.upkeep.keeping import decide, seconds
+    from cluster.upkeep.works import read_works
 
     runs, now = home / "runs", time.time()
     works = read_works(runs, store)

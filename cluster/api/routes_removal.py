@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
 
-from cluster.problems import Problem, problems
-from cluster.removal import belongings, remove, used_words, users
-from cluster.service import Service
-from cluster.views import View
-from cluster.works import all_jobs, works_of
+from cluster.api.problems import Problem, problems
+from cluster.api.service import Service
+from cluster.api.views import View
+from cluster.upkeep.removal import belongings, remove, used_words, users
+from cluster.upkeep.works import all_jobs, works_of
 from ingest.errors import TenchError
 from ingest.storage import Place
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App
 
-from cluster.cli_flags import Flat, Json, print_json
-from cluster.cli_run import failed, recorded, refuse_missing
+from cluster.cli.flags import Flat, Json, print_json
+from cluster.cli.run import failed, recorded, refuse_missing
 from cluster.settings import EvaluateHereRequest
 from ingest.errors import TenchError, UsageError
 from trainer.settings import EvaluateSettings, PredictSettings
@@ -146,7 +146,7 @@ def _tables(evaluation: Any) -> dict[str, Any]:
 
 
 def _evaluation_lines(facts: dict[str, Any], tables: dict[str, Any]) -> Iterator[str]:
-    from cluster.display import facts_lines
+    from cluster.cli.display import facts_lines
 
     yield from facts_lines(facts)
     if facts["num_networks"] > 1:

@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.access import Roots
+from cluster.api.problems import Problem
 from cluster.commands import part_of, with_run_beside
 from cluster.jobs import Job
 from cluster.ledger import Capacity, needs_of, never_fits
-from cluster.problems import Problem
 from cluster.settings import KINDS, EvaluateRequest, IngestRequest, JobRequest, TrainRequest, places_of, run_beside
 from cluster.store import Key, Store
 from cluster.words import misfit_words

@@ -11,21 +11,21 @@ from sqlalchemy.exc import DatabaseError
 from starlette.exceptions import HTTPException
 
 from cluster.access import Tokens
-from cluster.counters import Counters
-from cluster.described import describe_api
-from cluster.guard import Guard, Limits
-from cluster.problems import Problem, problem_response
-from cluster.routes_cluster import add_cluster
-from cluster.routes_datasets import add_datasets
-from cluster.routes_jobs import add_jobs, add_wishes
-from cluster.routes_removal import add_removal
-from cluster.routes_runs import add_runs
-from cluster.service import Service
+from cluster.api.counters import Counters
+from cluster.api.described import describe_api
+from cluster.api.guard import Guard, Limits
+from cluster.api.problems import Problem, problem_response
+from cluster.api.routes_cluster import add_cluster
+from cluster.api.routes_datasets import add_datasets
+from cluster.api.routes_jobs import add_jobs, add_wishes
+from cluster.api.routes_removal import add_removal
+from cluster.api.routes_runs import add_runs
+from cluster.api.service import Service
 from cluster.settings import JobRequest
 from cluster.words import problem_words
 from ingest.errors import TenchError
 
-DASHBOARD = Path(__file__).with_name("dashboard")
+DASHBOARD = Path(__file__).parents[1] / "dashboard"
 
 
 def guarded_app(service: Service, served_host: str, tokens: Tokens | None, limits: Limits) -> Guard:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from cluster.cli_flags import Json, print_json
+from cluster.cli.flags import Json, print_json
 from ingest.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def retrieval(
     seed
         Seed of the choice of pictures.
     """
-    from cluster.display import step_bar
+    from cluster.cli.display import step_bar
     from trainer.figures import retrieval_figure
     from trainer.settings import EvaluateSettings
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from cluster.cli_flags import Flat, home
+from cluster.cli.flags import Flat, home
 from cluster.settings import ServeSettings
 
 TokenFile = Annotated[str | None, Parameter(help="File of the hashes; HOME/tokens.json unless given.")]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from cluster.cli_flags import JobId, Json, JsonLines, Server, Switch, connect, print_json
+from cluster.cli.flags import JobId, Json, JsonLines, Server, Switch, connect, print_json
 from cluster.jobs import State
 from cluster.settings import KINDS, Kind
 from ingest.errors import UsageError
@@ -67,7 +67,7 @@ def show(job: JobId, *, server: Server = None, json: Json = False) -> int:
 @jobs.command
 def watch(job: JobId, *, server: Server = None, json: JsonLines = False) -> int:
     """Follow a job to its end; leaves with the job's exit code. Ctrl-C ends the watching, not the job."""
-    from cluster.watching import watch_job
+    from cluster.cli.watching import watch_job
 
     return watch_job(connect(server), job, json)
 
@@ -98,7 +98,7 @@ def resume(job: JobId, *, watch: Annotated[bool, Switch] = False, server: Server
     watch
         Follow the job to its end, as `tench jobs watch`.
     """
-    from cluster.watching import watch_job
+    from cluster.cli.watching import watch_job
 
     client = connect(server)
     found = client.resume(job)
@@ -125,7 +125,7 @@ def clone(
     watch
         Follow the new job to its end, as `tench jobs watch`.
     """
-    from cluster.watching import watch_job
+    from cluster.cli.watching import watch_job
 
     client = connect(server)
     first = client.job(job)
@@ -192,7 +192,7 @@ def _split(change: str) -> tuple[str, str]:
 
 def job_lines(job: dict[str, Any]) -> list[str]:
     """Facts of a job as lines for people."""
-    from cluster.display import facts_lines
+    from cluster.cli.display import facts_lines
 
     times = {name: _when(job[f"{name}_at"]) for name in ("created", "started", "ended") if job[f"{name}_at"]}
     facts = {
@@ -219,7 +219,7 @@ def _when(at: float) -> str:
 
 
 def _progress(job: dict[str, Any]) -> str:
-    from cluster.display import progress_words
+    from cluster.cli.display import progress_words
     from ingest.progress import Progress
 
     if job["error"]:

@@ -6,16 +6,16 @@ from typing import Annotated, Any, Literal
 from fastapi import Body, FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse
 
-from cluster.examples import JOB_EXAMPLES
+from cluster.api.examples import JOB_EXAMPLES
+from cluster.api.problems import Problem, problems
+from cluster.api.requests import checked_settings, dry_run, key_of, new_job
+from cluster.api.service import JobId, Service
+from cluster.api.views import DryRunView, JobsPage, JobView
 from cluster.jobs import State
 from cluster.launcher import Nodes
 from cluster.ledger import Capacity
-from cluster.problems import Problem, problems
-from cluster.requests import checked_settings, dry_run, key_of, new_job
-from cluster.service import JobId, Service
 from cluster.settings import KINDS, JobRequest, Kind
 from cluster.store import KeyTaken, Superseded
-from cluster.views import DryRunView, JobsPage, JobView
 
 PAGE = 100
 WISH_TRIES = 20

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from augment.settings import LoaderSettings
-from cluster.cli_flags import Json, print_json
+from cluster.cli.flags import Json, print_json
 from ingest.errors import UsageError
 
 LOADER_DEFAULTS = LoaderSettings()

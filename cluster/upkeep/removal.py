@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.works import Work, whole
+from cluster.upkeep.works import Work, whole
 from ingest.errors import RefusedError
 from ingest.manifest import MANIFEST
 from ingest.plan import PLAN

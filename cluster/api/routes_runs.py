@@ -8,12 +8,12 @@ from fastapi import FastAPI, Header, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from cluster import artifacts, events, logs
+from cluster.api import artifacts, events, logs
+from cluster.api.problems import Problem, problems
+from cluster.api.service import JobId, Service, png_response
+from cluster.api.views import EventsView, SeriesView
 from cluster.jobs import Job
 from cluster.launcher import RayUnreachable
-from cluster.problems import Problem, problems
-from cluster.service import JobId, Service, png_response
-from cluster.views import EventsView, SeriesView
 
 MAX_POINTS = 2000
 """Points of a curve in an answer: ninety epochs of reports stay light."""

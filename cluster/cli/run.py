@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from cluster.cli_flags import home, print_json
+from cluster.cli.flags import home, print_json
 from ingest.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ def run_recorded(kind: str, request: Any, folder: str, as_json: bool, num_cpus: 
 
 def recorded(kind: str, request: Any, folder: str, num_cpus: int | None = None) -> "tuple[Outcome, dict[str, Any]]":
     """Run a command with its record in `folder` and its bar on standard error; how it ended, and its facts."""
+    from cluster.cli.display import shown
     from cluster.commands import execute, needs_ray
-    from cluster.display import shown
     from ingest.progress import RunWriter
     from ingest.storage import Place
 
@@ -41,7 +41,7 @@ def recorded(kind: str, request: Any, folder: str, num_cpus: int | None = None) 
 
 def say(facts: dict[str, Any], as_json: bool, before: Sequence[str] = ()) -> int:
     """Print facts; the exit code 0."""
-    from cluster.display import facts_lines
+    from cluster.cli.display import facts_lines
 
     if as_json:
         print_json(facts)

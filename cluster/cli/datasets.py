@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from cluster.cli_flags import Json, Server, Switch, Yes, connect, home, print_json, store_place
+from cluster.cli.flags import Json, Server, Switch, Yes, connect, home, print_json, store_place
 from cluster.client import Client
 from ingest.errors import RefusedError, UsageError
 
@@ -45,7 +45,7 @@ def list_datasets(*, server: Server = None, json: Json = False) -> int:
 @datasets.command
 def show(dataset: IdOrPlace, *, server: Server = None, json: Json = False) -> int:
     """Show what is in a dataset: its splits, classes, sizes and statistics."""
-    from cluster.display import facts_lines
+    from cluster.cli.display import facts_lines
     from ingest.look import inspected, summary_lines
 
     if is_id(dataset):
@@ -90,7 +90,7 @@ def rm(
         facts = _remove_here(dataset, force, yes)
     if json:
         return print_json(facts)
-    from cluster.display import facts_lines
+    from cluster.cli.display import facts_lines
 
     print("\n".join(facts_lines(facts)))
     for path in facts["left"]:
@@ -117,8 +117,8 @@ def _found(client: Client, letters: str) -> dict[str, Any]:
 
 
 def _remove_here(dataset: str, force: bool, yes: bool) -> dict[str, Any]:
-    from cluster.removal import belongings, refuse_used, remove
-    from cluster.works import read_works
+    from cluster.upkeep.removal import belongings, refuse_used, remove
+    from cluster.upkeep.works import read_works
     from ingest.storage import Place
 
     place = Place(dataset)

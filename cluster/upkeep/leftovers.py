@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 
 from augment.settings import LoaderSettings
-from cluster.housekeeping import remove_aside, size_of
 from cluster.ray_session import FOLDER_PREFIX, command_line
-from cluster.works import Work
+from cluster.upkeep.housekeeping import remove_aside, size_of
+from cluster.upkeep.works import Work
 
 CACHE_SWITCH = "loader.cache="
 

@@ -6,10 +6,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from cluster.counters import CONTENT_TYPE, Counters
+from cluster.api.counters import CONTENT_TYPE, Counters
+from cluster.api.service import Service
+from cluster.api.views import ClusterView, HealthView, ReadyView
 from cluster.jobs import ADMITTED
-from cluster.service import Service
-from cluster.views import ClusterView, HealthView, ReadyView
 
 WATCHER_SILENCE_S = 30.0
 """A watcher that has not written for so long is stuck, or cannot write."""

@@ -14,20 +14,9 @@ from cyclopts import App, CycloptsError
 from pydantic import BaseModel, ValidationError
 
 from augment.settings import LoaderSettings
-from cluster import (
-    cli_datasets,
-    cli_evaluate,
-    cli_figure,
-    cli_jobs,
-    cli_keep,
-    cli_quarantine,
-    cli_serve,
-    cli_sheet,
-    cli_submit,
-    cli_weights,
-)
-from cluster.cli_flags import Flat, Json, Switch, print_json
-from cluster.cli_run import complain, home_run, refuse_existing, run_recorded, say
+from cluster.cli import datasets, evaluate, figure, jobs, keep, quarantine, serve, sheet, submit, weights
+from cluster.cli.flags import Flat, Json, Switch, print_json
+from cluster.cli.run import complain, home_run, refuse_existing, run_recorded, say
 from cluster.settings import IngestRequest, RecentreRequest, RepairRequest, TrainRequest, VerifyRequest
 from cluster.words import misfit_words
 from ingest.errors import TenchError, UsageError
@@ -46,10 +35,7 @@ app = App(
     version=lambda: metadata.version("tench"),
     result_action="return_value",
 )
-for part in (
-    cli_serve, cli_submit, cli_jobs, cli_datasets, cli_keep, cli_quarantine, cli_sheet, cli_evaluate, cli_figure,
-    cli_weights,
-):  # fmt: skip
+for part in (serve, submit, jobs, datasets, keep, quarantine, sheet, evaluate, figure, weights):
     part.add_to(app)
 
 
@@ -62,7 +48,7 @@ def sample(out: str, *, settings: Annotated[SampleSettings, Flat] = SampleSettin
     out
         New folder; gets official/ (archives as published) and folders/ (class folders).
     """
-    from cluster.display import step_bar
+    from cluster.cli.display import step_bar
     from ingest.sample_source import write_sample
 
     on_progress, end = step_bar("drawing pictures")
@@ -269,8 +255,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _model(title: str) -> type[BaseModel]:
-    from cluster.keeping import KeepSettings
     from cluster.settings import KINDS, ServeSettings
+    from cluster.upkeep.keeping import KeepSettings
 
     models: list[type[BaseModel]] = [
         IngestSettings, VerifySettings, RepairSettings, RecentreSettings, SampleSettings, TrainSettings,
@@ -280,7 +266,3 @@ def _model(title: str) -> type[BaseModel]:
     if found is None:
         raise UsageError(f"a value does not fit {title}")
     return found
-
-
-if __name__ == "__main__":
-    main()
