@@ -84,6 +84,7 @@ def ray_api(*nodes: dict[str, Any]) -> Iterator[RayApi]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # A body that follows its headers would wait 40 ms for their acknowledgement.
 
         def _handle(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
