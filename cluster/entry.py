@@ -5,7 +5,6 @@ started it, and leaves with the command's exit code.
 """
 
 import os
-import re
 import sys
 from contextlib import ExitStack
 from typing import Any
@@ -15,15 +14,13 @@ from pydantic import ValidationError
 from cluster.access import Roots
 from cluster.commands import execute, needs_ray
 from cluster.ray_session import join_ray
-from cluster.settings import KINDS, EvaluateRequest, places_of
+from cluster.settings import KINDS, RUN_ID, EvaluateRequest, places_of
 from cluster.words import misfit_words
 from ingest.errors import RefusedError, TenchError
 from ingest.manifest import read_manifest
 from ingest.progress import RunReader, RunWriter
 from ingest.settings import Settings
 from ingest.storage import Place
-
-RUN_ID = re.compile(r"[a-z0-9-]{1,64}")
 
 
 def main() -> int:

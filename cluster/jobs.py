@@ -86,6 +86,11 @@ class Job:
     def has_ended(self) -> bool:
         return self.state in ENDED
 
+    @property
+    def is_over(self) -> bool:
+        """It has ended, and nobody has asked to resume it."""
+        return self.has_ended and not self.resume_requested
+
 
 @dataclass(frozen=True, slots=True)
 class Sight:

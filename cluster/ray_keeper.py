@@ -47,12 +47,16 @@ class RayKeeper:
         """Whether the head has not answered for a while, though it is there."""
         if time.monotonic() - self._answered_at < ASK_AFTER_S:
             return False
+        if self._answers():
+            self._answered_at = time.monotonic()
+        return time.monotonic() - self._answered_at > SILENT_FOR_S
+
+    def _answers(self) -> bool:
         try:
             self.ray.nodes()
-            self._answered_at = time.monotonic()
         except RayUnreachable:
-            pass
-        return time.monotonic() - self._answered_at > SILENT_FOR_S
+            return False
+        return True
 
     def _replace(self) -> None:
         print("Ray has died; starting another one.", file=sys.stderr, flush=True)

@@ -19,7 +19,8 @@ from trainer.settings import EvaluateSettings, TrainSettings
 
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f]+$")]
 WebHost = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?$")]
-RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,64}$")]
+RUN_ID = re.compile(r"[a-z0-9-]{1,64}")
+RunId = Annotated[str, StringConstraints(pattern=rf"^{RUN_ID.pattern}$")]
 
 
 class IngestRequest(IngestSettings):
@@ -119,7 +120,7 @@ KINDS: dict[str, type[Settings]] = {
 
 PLACES = ("source", "dataset", "out", "initial")
 """Settings that name a place: held to the service's roots."""
-RUN_BESIDE = re.compile(r"run:([a-z0-9-]{1,64})")
+RUN_BESIDE = re.compile(rf"run:({RUN_ID.pattern})")
 """`initial` may name a run by its folder beside this run's, which is what the service calls a job's id."""
 
 

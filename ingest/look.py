@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ingest.dataset import Dataset, Split
 from ingest.png import png_bytes
+from ingest.words import size_words
 
 Pixels = npt.NDArray[np.uint8]
 GAP = 4
@@ -152,14 +153,6 @@ def _table(rows: list[tuple[str, list[str]]]) -> list[str]:
         f"{name:<{first}} {'  '.join(f'{v:>{w}}' for v, w in zip(values, widths, strict=True))}".rstrip()
         for name, values in rows
     ]
-
-
-def size_words(size: int) -> str:
-    """`812 bytes`, `34.1 kB`, `5.2 MB`, `12.3 GB`."""
-    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= bytes_:
-            return f"{size / bytes_:,.1f} {unit}"
-    return f"{size} bytes"
 
 
 def _range_words(spread: dict[str, int] | None, words: Callable[[int], str] = "{:,}".format) -> str:

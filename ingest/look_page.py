@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ingest.dataset import Dataset, Split
-from ingest.look import inspected, pca_swatches, size_words, small, split_rows, spread_labels, summary
+from ingest.look import inspected, pca_swatches, small, split_rows, spread_labels, summary
 from ingest.look_gallery import Shown, gallery
 from ingest.look_style import STYLE
 from ingest.png import jpeg_uri, png_uri
+from ingest.words import size_words
 
 MAX_CLASSES = 40
 TILES = 8

@@ -94,5 +94,5 @@ def _view(job: Job, progress: Progress | None, reachable: bool) -> dict[str, Any
     values = asdict(job)
     values["progress"] = progress.model_dump() if progress is not None else None
     values["unknown"] = job.state in ADMITTED and not reachable
-    values["has_ended"] = job.has_ended and not job.resume_requested
+    values["has_ended"] = job.is_over
     return values

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from cluster.cli.flags import Flat, Json, Yes, home, print_json, store_place
 from cluster.upkeep.keeping import KeepSettings
-from ingest.words import counted
+from ingest.words import counted, size_words
 
 T = TypeVar("T")
 Store = Annotated[
@@ -47,9 +47,7 @@ def add_to(app: App) -> None:
 def gc(
     *,
     settings: Annotated[KeepSettings, Flat] = KEEP_DEFAULTS,
-    store: Annotated[
-        str | None, Parameter(help="As `tench serve --store`; TENCH_STORE or HOME/store.sqlite unless given.")
-    ] = None,
+    store: Store = None,
     yes: Yes = False,
     json: Json = False,
 ) -> int:
@@ -81,14 +79,8 @@ def table_lines(rows: Iterable[Row]) -> list[str]:
     """A line a reason, with number and bytes, and what they add up to."""
     rows = list(rows)
     reasons = [(heading, [row.bytes for row in rows if row.reason == reason]) for reason, heading in HEADINGS.items()]
-    lines = [f"{len(sizes):>8,}  {_size(sum(sizes)):>9}  {heading}" for heading, sizes in reasons if sizes]
-    return [*lines, f"{len(rows):>8,}  {_size(sum(row.bytes for row in rows)):>9}  altogether"] if rows else []
-
-
-def _size(number: int) -> str:
-    """1.2 GB, in the unit that suits."""
-    units = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)]
-    return next((f"{number / size:,.1f} {unit}" for unit, size in units if number >= size), f"{number} B")
+    lines = [f"{len(sizes):>8,}  {size_words(sum(sizes)):>9}  {heading}" for heading, sizes in reasons if sizes]
+    return [*lines, f"{len(rows):>8,}  {size_words(sum(row.bytes for row in rows)):>9}  altogether"] if rows else []
 
 
 def _end_words(rows: list[Row], is_removed: bool) -> str:

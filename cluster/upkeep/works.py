@@ -4,7 +4,6 @@ A `Work` says what it names and whether it is over; whoever removes anything dec
 """
 
 import os
-import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from typing import Any
 import psutil
 
 from cluster.jobs import Job
-from cluster.settings import PLACES, RUN_BESIDE
+from cluster.settings import PLACES, RUN_BESIDE, RUN_ID
 from cluster.store import Store
 from ingest.errors import TenchError
 from ingest.progress import RunReader
 from ingest.storage import REMOTE_SCHEMES, Place
 
 PAGE = 1000
-RUN_ID = re.compile(r"[a-z0-9-]{1,64}")
 GOES_ON = frozenset({"ingest", "recentre", "repair", "retry", "train"})
 """Kinds that go on from what they have finished, so that it is worth something after they stopped or failed."""
 
@@ -113,8 +111,7 @@ def whole(uri: str) -> str:
 
 
 def _work_of_job(job: Job) -> Work:
-    is_over = job.has_ended and not job.resume_requested
-    ended_at = (job.ended_at or job.moved_at) if is_over else None
+    ended_at = (job.ended_at or job.moved_at) if job.is_over else None
     return Work(
         job.id, job.kind, job.state, job.settings, ended_at, job.after, is_job=True, mark=(job.state, job.version)
     )

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from augment.cache import ShardCache
 from ingest.errors import DamageError, RefusedError, TenchError
@@ -33,6 +31,7 @@ from tests.augment.cache_worker import (
     peak_memory,
     until,
 )
+from tests.s3_server import s3_server
 
 NUM_SHARDS = 6
 
@@ -80,21 +79,15 @@ def start(store: Store, folder: Path) -> Iterator[Start]:
 def test_shards_of_an_s3_store_are_mapped_copy_on_write(
     store: Store, shards: list[ShardFile], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "REGION"):
-        monkeypatch.setenv(f"AWS_{name}", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/pictures", method="PUT")).close()
-    place = Place("s3://pictures/dataset")
-    place.put_new(shards[0].path, store.files[shards[0].path])
-    cache = ShardCache(folder, 2 * MB)
-    mapped = cache.map(place, shards[0])
-    with pytest.raises(DamageError, match="found no file"):
-        cache.map(place, shards[1])
-    server.stop()
+    with s3_server("cached") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        place = Place("s3://cached/dataset")
+        place.put_new(shards[0].path, store.files[shards[0].path])
+        cache = ShardCache(folder, 2 * MB)
+        mapped = cache.map(place, shards[0])
+        with pytest.raises(DamageError, match="found no file"):
+            cache.map(place, shards[1])
     assert (str(mapped.dtype), mapped.tobytes()) == ("uint8", store.files[shards[0].path])
     mapped[:] = 0
     assert cache.map(place, shards[0]).tobytes() == store.files[shards[0].path]

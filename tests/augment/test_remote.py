@@ -1,42 +1,34 @@
 """A dataset in an object store (the S3 protocol, on loopback): the same batches, through a cache that keeps its limit."""
 
 import fcntl
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 
 from augment.loader import Batch, Loader
 from augment.settings import LoaderSettings
 from ingest.errors import DamageError, RefusedError, TenchError
 from ingest.storage import Place
 from tests.augment.stored import Stored
+from tests.s3_server import s3_server
 
 Upload = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of a server with one bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/sets", method="PUT")).close()
-    yield f"http://{host}:{port}"
-    server.stop()
+def store() -> Iterator[dict[str, str]]:
+    """The environment that leads to a server with one bucket."""
+    with s3_server("sets") as environment:
+        yield environment
 
 
 @pytest.fixture
-def upload(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Upload:
+def upload(store: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Upload:
     """Copies a dataset into the store; its address there."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": server, "AWS_ALLOW_HTTP": "true",
-    }.items():  # fmt: skip
+    for name, value in store.items():
         monkeypatch.setenv(name, value)
 
     def copy(dataset: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.postgres import postgres, store_place
+from tests.cluster.ray_api import TOKEN, RayApi, ray_api
 from tests.cluster.served import Served, closed_port, serving
 
 __all__ = ["postgres", "store_place"]
@@ -23,6 +24,20 @@ def no_ray() -> Iterator[str]:
 def served(no_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A service on loopback that asks for no token."""
     with serving(tmp_path_factory.mktemp("home"), no_ray) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[RayApi]:
+    """Ray's interface, played, for the tests of a file."""
+    with ray_api() as played:
+        yield played
+
+
+@pytest.fixture(scope="module")
+def with_ray(api: RayApi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A service that starts jobs on that Ray."""
+    with serving(tmp_path_factory.mktemp("with-ray"), api.url, ray_token=TOKEN) as service:
         yield service
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from cluster.api.logs import LEFT_OUT, end_of
 from ingest.progress import RunWriter
 from ingest.storage import Place
-from tests.cluster.ray_api import TOKEN, RayApi, ray_api
+from tests.cluster.ray_api import RayApi
 from tests.cluster.rows import put_job
-from tests.cluster.served import Served, serving
+from tests.cluster.served import Served
 
 texts = st.text(st.sampled_from('a\\n\n"ü€😀\t ,}{'), max_size=120)
 
@@ -55,18 +55,6 @@ def test_the_last_lines_are_the_last_lines(lines: list[str], count: int) -> None
 @pytest.mark.parametrize("answer", [b"", b"{}", b'{"logs": null}', b'{"logs": "cut', b"x" * 1000])
 def test_an_answer_without_a_log_is_an_empty_one(answer: bytes) -> None:
     assert end_of(pieces(answer, 3)).text() == ""
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[RayApi]:
-    with ray_api() as played:
-        yield played
-
-
-@pytest.fixture(scope="module")
-def with_ray(api: RayApi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("logs"), api.url, ray_token=TOKEN) as service:
-        yield service
 
 
 def test_each_attempt_has_its_log_and_its_last_lines_are_told(with_ray: Served, api: RayApi) -> None:

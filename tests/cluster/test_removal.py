@@ -9,13 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from cluster.cli.app import run as tench
 from cluster.upkeep.removal import belongings, remove
@@ -23,6 +21,7 @@ from ingest.progress import RunWriter
 from ingest.storage import Place
 from tests.cluster.rows import put_job
 from tests.cluster.served import Served, environment, serving
+from tests.s3_server import s3_server
 
 Copy = Callable[..., Path]
 
@@ -192,18 +191,11 @@ def test_after_a_kill_no_manifest_is_left_and_the_same_command_goes_on(
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of its own (all servers of a process share theirs) of a server on loopback; its address."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/removals", method="PUT")).close()
-    yield "s3://removals"
-    server.stop()
+    """A bucket of a server on loopback; its address."""
+    with s3_server("removals") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield "s3://removals"
 
 
 def test_a_dataset_in_a_bucket_goes_and_its_neighbours_stay(

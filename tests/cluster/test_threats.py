@@ -2,15 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from ingest.manifest import ShardFile
-from tests.cluster.ray_api import TOKEN, RayApi, ray_api
-from tests.cluster.served import Served, serving
+from tests.cluster.ray_api import TOKEN, RayApi
+from tests.cluster.served import Served
 
 TESTS = Path(__file__).parents[1]
 MODEL = TESTS.parent / "cluster" / "threats.md"
@@ -35,18 +34,6 @@ def test_no_manifest_names_a_file_outside_of_its_folder(path: str) -> None:
     assert ShardFile(path="train/00000.arrow", **told).path == "train/00000.arrow"
     with pytest.raises(ValidationError, match="leads out of the dataset"):
         ShardFile(path=path, **told)
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[RayApi]:
-    with ray_api() as played:
-        yield played
-
-
-@pytest.fixture(scope="module")
-def with_ray(api: RayApi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("threats"), api.url, ray_token=TOKEN) as service:
-        yield service
 
 
 def test_nothing_of_a_request_reaches_the_command_line(with_ray: Served, api: RayApi) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +16,6 @@ from typing import Any
 
 import psutil
 import pytest
-from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
 
 from ingest.errors import RefusedError
@@ -28,6 +26,7 @@ from ingest.storage import Place, StoredFile
 from tests.conftest import TinySource
 from tests.ingest import archives
 from tests.ingest.conftest import Convert
+from tests.s3_server import s3_server
 
 BUCKET = "pictures"
 PATIENCE_S = 200
@@ -36,16 +35,8 @@ PATIENCE_S = 200
 @pytest.fixture(scope="module")
 def store() -> Iterator[dict[str, str]]:
     """A server on loopback with one bucket; the environment that leads to it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true",
-    }  # fmt: skip
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/{BUCKET}", method="PUT")).close()
-    yield environment
-    server.stop()
+    with s3_server(BUCKET) as environment:
+        yield environment
 
 
 @pytest.fixture

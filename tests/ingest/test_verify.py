@@ -4,14 +4,12 @@ import json
 import random
 import re
 import shutil
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from cluster.cli.app import run
 from ingest.errors import DamageError, Interrupted, RefusedError, TenchError
@@ -22,6 +20,7 @@ from ingest.verify import verify
 from tests.conftest import TinySource
 from tests.ingest.damaging import damages, flip, rewrite, sealed_again
 from tests.ingest.shards import arrow_rows
+from tests.s3_server import s3_server
 
 FLIPS = 40
 
@@ -242,16 +241,9 @@ def test_a_stop_ends_it(tiny_dataset: str, tmp_path: Path) -> None:
 def test_a_dataset_in_an_object_store_is_verified_there(
     tiny_dataset: str, monkeypatch: pytest.MonkeyPatch, copied: Callable[[str], Path]
 ) -> None:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true",
-        }.items():  # fmt: skip
+    with s3_server("verified") as environment:
+        for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/verified", method="PUT")).close()
         place = Place("s3://verified/dataset")
         dataset = Path(tiny_dataset)
         for file in sorted(p for p in dataset.rglob("*") if p.is_file()):
@@ -265,8 +257,6 @@ def test_a_dataset_in_an_object_store_is_verified_there(
         found = damages(place.uri)
         assert found["parts/val-00001.json"] == "is gone"
         assert f"record 1 ({row['key']}): its payload" in found["val/00000.arrow"]
-    finally:
-        server.stop()
 
 
 def test_the_command_leaves_with_0_4_and_3(
