@@ -9,7 +9,6 @@ weights of a run that nobody disturbed. Ends with exit code 1 if anything is oth
 """
 
 import collections
-import hashlib
 import itertools
 import json
 import random
@@ -32,18 +31,21 @@ from tests.benchmarks import report
 from tests.benchmarks.material import scratch
 from tests.cluster.postgres import StorePlace
 from tests.cluster.served import environment
-from tests.trainer.runs import SMALL
+from tests.cluster.work import KINDS, made_by, settings_of
 
 KILLS, MAX_ATTEMPTS, AT_ONCE = 100, 500, 3
-PAUSE_S = (2.0, 25.0)
+PAUSE_S = (1.0, 20.0)
 """Between kills, drawn anew each time: in the start of a head, of a driver, of workers, and in the middle of work."""
+VICTIM_S = 120
 START_S, JOB_S, ANSWER_S = 180, 900, 30
-KINDS = ("ingest", "train", "train-here")
 VICTIMS = ("service", "head", "raylet", "gcs", "worker", "driver")
+RAYS_OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Processes that Ray's node needs to live, not workers of a job."""
 NOTES = f"""\
 Jobs are ingests of 90 pictures (2 actors) and CPU trainings of a small AlexNet with a checkpoint after every step, in a \
 worker of Ray Train and in the driver itself, at most {AT_ONCE} open at a time, max_attempts {MAX_ATTEMPTS}. Victims and \
-pauses ({PAUSE_S[0]:.0f} to {PAUSE_S[1]:.0f} s) are drawn by the seed; a victim that is not there at its moment is drawn anew."""
+pauses ({PAUSE_S[0]:.0f} to {PAUSE_S[1]:.0f} s) are drawn by the seed; a victim that is not there at its moment \
+is waited for, at most {VICTIM_S} s."""
 
 
 @dataclass
@@ -98,7 +100,7 @@ class World:
     def submit(self, kind: str) -> None:
         """Ask for the next job, until it is answered: the key makes it one job."""
         name = f"{kind}-{len(self.kinds)}"
-        body = {"kind": kind.split("-")[0], "settings": self._settings(kind, name), "name": name}
+        body = {"kind": kind.split("-")[0], "settings": settings_of(kind, self.home / "data", name), "name": name}
         while (job := self.ask("/v1/jobs", body | {"max_attempts": MAX_ATTEMPTS}, key=name)) is None:
             self.revive()
             time.sleep(0.2)
@@ -148,7 +150,8 @@ class World:
         if kind == "head":
             return [head]
         named = {"raylet": "raylet/raylet", "gcs": "gcs_server", "worker": "ray::"}[kind]
-        return [process for process in children if named in _command(process).split(" ")[0]]
+        programs = [(process, _command(process).split(" ")[0]) for process in children]
+        return [process for process, program in programs if named in program and program not in RAYS_OWN]
 
     def _drivers(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter():
@@ -159,16 +162,9 @@ class World:
             except psutil.Error:
                 continue
 
-    def _settings(self, kind: str, name: str) -> dict[str, Any]:
-        if kind == "ingest":
-            source, dataset = self.home / "data" / "source" / "folders", self.home / "data" / name
-            return {"source": str(source), "dataset": str(dataset), "samples_per_shard": 8, "num_actors": 2}
-        dataset = self.home / "data" / "ingest-0"
-        return {
-            "dataset": str(dataset), "preset": "demo", "epochs": 3, "global_batch": 20, "switch": list(SMALL),
-            "num_workers": int(kind == "train"), "cpus_per_worker": 1, "device": "cpu", "checkpoint_minutes": 1e-9,
-            "tensorboard": False,
-        }  # fmt: skip
+    def made(self) -> dict[str, str]:
+        """What each job has left, by its id."""
+        return {job_id: made_by(self.home, self.seen[job_id]) for job_id in self.kinds}
 
     def _open_ones(self) -> list[Any]:
         return [(job["id"], job["state"]) for job in self.seen.values() if not job["has_ended"]]
@@ -188,7 +184,7 @@ def main() -> int:
             wanted = _undisturbed(world)
             killed = _kill(world, random.Random(seed), kills)
             world.run_out()
-            made = {job_id: _made(world, job_id) for job_id in world.kinds}
+            made = world.made()
         finally:
             world.end()
         faults = [*world.faults, *_misfits(world, made, wanted), *_store_faults(world)]
@@ -212,49 +208,41 @@ def _undisturbed(world: World) -> dict[str, str]:
         world.run_out()
     if world.faults:
         raise RuntimeError(f"undisturbed, and yet: {world.faults}")
-    return {kind: _made(world, job_id) for job_id, kind in world.kinds.items()}
+    made = world.made()
+    return {kind: made[job_id] for job_id, kind in world.kinds.items()}
 
 
 def _kill(world: World, rng: random.Random, kills: int) -> "collections.Counter[str]":
     """Keep the service busy and kill; the number of kills of each kind of process."""
     killed: collections.Counter[str] = collections.Counter()
-    due = time.monotonic() + rng.uniform(*PAUSE_S)
     while sum(killed.values()) < kills:
-        world.revive()
-        if world.look() < AT_ONCE:
-            world.submit(rng.choice(KINDS))
-        if time.monotonic() < due:
-            time.sleep(0.2)
-            continue
-        kind = rng.choice(VICTIMS)
-        if found := world.victims(kind):
-            victim = rng.choice(found)
-            print(f"{sum(killed.values()) + 1}: {kind} {victim.pid} {_command(victim)[:60]}", file=sys.stderr)
-            try:
-                victim.kill()
-            except psutil.NoSuchProcess:
-                continue
-            killed[kind] += 1
-            due = time.monotonic() + rng.uniform(*PAUSE_S)
+        due, kind = time.monotonic() + rng.uniform(*PAUSE_S), rng.choice(VICTIMS)
+        while time.monotonic() < due + VICTIM_S:
+            _keep_busy(world, rng)
+            if time.monotonic() >= due and (victim := _killed(world.victims(kind), rng)):
+                killed[kind] += 1
+                print(f"{sum(killed.values())}: {kind} {victim}", file=sys.stderr)
+                break
+            time.sleep(0.1)
     return killed
 
 
-def _made(world: World, job_id: str) -> str:
-    """The dataset id, or the hash of the final weights, that a job has left; empty if it has not succeeded."""
-    job = world.seen[job_id]
-    if job["state"] != "succeeded":
-        return ""
-    if job["kind"] == "ingest":
-        manifest = json.loads(Path(job["settings"]["dataset"], "manifest.json").read_text())
-        return str(manifest["dataset_id"])
-    import torch
+def _keep_busy(world: World, rng: random.Random) -> None:
+    world.revive()
+    if world.look() < AT_ONCE:
+        world.submit(rng.choice(KINDS))
 
-    newest = sorted((world.home / "runs" / job_id / "checkpoints").glob("*/hashes.json"))[-1]
-    network = torch.load(newest.with_name("weights.pt"), weights_only=True)["network"]
-    hashed = hashlib.sha256(newest.parent.name.split(".")[0].encode())
-    for name, tensor in sorted(network.items()):
-        hashed.update(name.encode() + tensor.numpy().tobytes())
-    return hashed.hexdigest()
+
+def _killed(victims: list[psutil.Process], rng: random.Random) -> str:
+    """Kill one of them; which one it was, empty if there was none."""
+    for victim in rng.sample(victims, len(victims)):
+        words = f"{victim.pid} {_command(victim)[:60]}"
+        try:
+            victim.kill()
+        except psutil.NoSuchProcess:
+            continue
+        return words
+    return ""
 
 
 def _misfits(world: World, made: dict[str, str], wanted: dict[str, str]) -> list[str]:
