@@ -32,7 +32,7 @@ PRESETS: dict[str, Row] = {
             "norm_first": False, "spatial_norm": False, "lrn_factor": 1e-4, "lrn_span": "layer", "init": "paper",
         },
         "rule": {"schedule": "plateau", "bias_rate_factor": 1.0},
-        "loader": {"crop_positions": "paper", "mean": "centre", "colour": "paper"},
+        "loader": {"order": "fixed", "crop_positions": "paper", "mean": "centre", "colour": "paper"},
     },
     "convnet2": {
         "run": {"epochs": 90, "precision": "fp32"},

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Header, Query
 from fastapi.responses import Response
 
 from cluster.api import artifacts
+from cluster.api.dataset_views import DatasetDetailView, DatasetsView, QuarantineView
 from cluster.api.problems import Problem, problems
 from cluster.api.routes_runs import PNG
 from cluster.api.service import Service, png_response
@@ -34,12 +35,15 @@ def add_datasets(app: FastAPI, service: Service) -> None:
             raise Problem(404, f"There is no dataset {dataset_id!r} under {', '.join(service.roots.roots)}.")
         return dataset
 
-    @app.get("/v1/datasets")
+    @app.get("/v1/datasets", response_model=DatasetsView)
     def list_datasets() -> dict[str, Any]:
         """The sealed datasets under the service's roots."""
         return {"datasets": service.library.datasets()}
 
-    @app.get("/v1/datasets/{dataset_id}", responses=problems(404))
+    @app.get(
+        "/v1/datasets/{dataset_id}", response_model=DatasetDetailView, response_model_exclude_unset=True,
+        responses=problems(404),
+    )  # fmt: skip
     def show_dataset(dataset_id: str) -> dict[str, Any]:
         """Everything that is known of a dataset: counts, settings, statistics, quarantine, classes.
 
@@ -51,7 +55,7 @@ def add_datasets(app: FastAPI, service: Service) -> None:
         except TenchError as error:
             return summary | {"damage": error.message}
 
-    @app.get("/v1/datasets/{dataset_id}/quarantine", responses=problems(404, 409, 422))
+    @app.get("/v1/datasets/{dataset_id}/quarantine", response_model=QuarantineView, responses=problems(404, 409, 422))
     def quarantine(
         dataset_id: str,
         first: Annotated[int, Query(ge=0)] = 0,

@@ -132,16 +132,17 @@ export function reconcile(parent, list, key, make, update) {
   old.forEach((element) => element.remove());
 }
 
-/** A picture of the service on a canvas. `refresh()` fetches it again; the old one stays until the new one is there. */
+/** A picture of the service on a canvas, or words while it is missing. `refresh()` fetches it again, with other words if
+ * it is given some; the old picture stays until the new one is there. */
 export function picture(path, words, missing, signal) {
   const canvas = h("canvas.picture", { role: "img", "aria-label": words, hidden: true });
   const note = h("p.quiet", {}, "…");
   const element = h("figure", {}, canvas, note);
-  element.refresh = async () => {
+  element.refresh = async (instead = missing) => {
     try {
       const bitmap = await getPicture(path, signal);
       if (bitmap) draw(canvas, bitmap);
-      setText(note, bitmap ? "" : missing);
+      setText(note, bitmap ? "" : instead);
     } catch (error) {
       if (!signal.aborted) setText(note, canvas.hidden ? words1(error) : "");
     }

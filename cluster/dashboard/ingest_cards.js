@@ -17,13 +17,13 @@ export function ingestCards(view) {
   const mean = picture(
     `${view.path}/artifacts/mean.png`,
     "Mean image of the training split",
-    "Drawn when the dataset is sealed.",
+    whyMissing(view.job),
     view.signal,
   );
   const sheet = picture(
     `${view.path}/artifacts/sheet.png`,
     "Samples of the dataset, one column a class",
-    "Drawn when the dataset is sealed.",
+    whyMissing(view.job),
     view.signal,
   );
   const meanCard = card("Mean image", "of the training split", mean);
@@ -49,14 +49,19 @@ export function ingestCards(view) {
       const of = progress?.done ? `${f.count(bad)} of ${f.count(progress.done)}` : "";
       setText(badCard.note, `${of}${of ? " · " : ""}budget ${job.settings.max_bad ?? "0.1%"}`);
       if (job.state !== state) {
-        mean.refresh();
-        sheet.refresh();
+        mean.refresh(whyMissing(job));
+        sheet.refresh(whyMissing(job));
       }
       state = job.state;
     },
     destroy() {},
   };
 }
+
+const whyMissing = (job) =>
+  job.has_ended && job.state !== "succeeded"
+    ? `No dataset was sealed: the job ${job.state === "stopped" ? "was stopped" : job.state}.`
+    : "Drawn when the dataset is sealed.";
 
 function noteShard(actors, { data, at }) {
   const name = String(data.actor ?? "unknown");

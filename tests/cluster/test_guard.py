@@ -70,6 +70,7 @@ def test_a_page_elsewhere_may_not_start_or_stop_anything(served: Served, origin:
     before = len(served.get("/v1/jobs?limit=1000").json()["jobs"])
     refused(served.ask("POST", "/v1/jobs", verification(served), {"Origin": origin}), 403, origin)
     refused(served.ask("POST", "/v1/jobs/any/stop", None, {"Origin": origin}), 403, origin)
+    refused(served.ask("DELETE", "/v1/datasets/any", None, {"Origin": origin}), 403, origin)
     assert len(served.get("/v1/jobs?limit=1000").json()["jobs"]) == before
 
 
@@ -137,6 +138,7 @@ def test_a_token_to_read_reads_and_one_to_submit_does_both(guarded: WithTokens) 
     body = verification(guarded.served)
     refused(guarded.ask("POST", "/v1/jobs", guarded.read, body), 403, "eve", "right `submit`")
     refused(guarded.ask("POST", "/v1/jobs/any/stop", guarded.read), 403, "eve")
+    refused(guarded.ask("DELETE", "/v1/datasets/any", guarded.read), 403, "eve")
     made = guarded.ask("POST", "/v1/jobs", guarded.submit, body)
     assert (made.status, made.json()["asked_by"]) == (201, "ada")
     assert guarded.ask("GET", "/v1/jobs", guarded.read, scheme="bearer").status == 200

@@ -61,6 +61,23 @@ def test_a_sealed_dataset_under_a_root_is_listed_with_what_its_manifest_says(
     assert [c["wnid"] for c in shown["classes"]] == sorted(c["wnid"] for c in shown["classes"])
     assert shown["splits"]["train"]["class_counts"] == [6] * 10
     assert shown["content_id"] == manifest["content_id"]
+    assert {name: shown[name] for name in ("layout", "settings", "imaging", "versions")} == {
+        name: manifest[name] for name in ("layout", "settings", "imaging", "versions")
+    }
+    assert (shown["damage"], len(shown["statistics"]["stdevs"])) == (None, 3)
+    assert shown["num_quarantined"] == len(manifest["quarantine"]) == len(shown["quarantine"])
+
+
+def test_every_answer_in_json_is_described_by_a_type_of_its_own(served: Served) -> None:
+    described = served.get("/openapi.json").json()
+    bare = []
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            for status, response in operation["responses"].items():
+                schema = response.get("content", {}).get("application/json", {}).get("schema", {"$ref": ""})
+                if "$ref" not in schema and "anyOf" not in schema:
+                    bare.append((method, path, status))
+    assert bare == [("get", "/v1/kinds", "200")]  # itself a description
 
 
 def test_a_dataset_appears_when_it_is_sealed_and_goes_when_it_is_moved_away(

@@ -52,6 +52,8 @@ def test_a_failed_job_shows_its_reason_first_then_the_end_of_its_log(service: Se
     page.wait_for_function("() => document.querySelector('.log').textContent.includes('no known layout')")
     above = page.evaluate(ABOVE)
     assert above & 4, "the reason stands before the figures"
+    page.wait_for_selector("p:has-text('No dataset was sealed: the job failed.')")
+    assert page.get_by_text("when the dataset is sealed").count() == 0
 
 
 def test_a_service_that_is_gone_is_said_and_found_again(service: Service, page: Any) -> None:
