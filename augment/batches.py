@@ -52,12 +52,12 @@ class BatchMaker:
         self.split, self.settings, self.views = split, settings, views
         self.threads = settings.threads or len(os.sched_getaffinity(0))
         dataset = split.dataset
-        divide = settings.divide_test if views else settings.divide
-        self._finish = Finish(dataset.mean, settings, divide, device, dataset.payload == "centered")
+        self._finish = Finish(dataset.mean, settings, device, dataset.payload == "centered")
         largest_share = -(-settings.global_batch // planner.world_size)
         whole = settings.finish == "dali" or (settings.finish == "auto" and device.type == "cuda")
+        divides = settings.divide_test != 1 or (not views and settings.divide != 1)
         self._whole = (
-            WholeGraph(dataset.payload, dataset.mean, settings, divide, device) if whole and views <= 1 else None
+            WholeGraph(dataset.payload, dataset.mean, settings, divides, device) if whole and views <= 1 else None
         )
         self._dali: Background | None = None
         if self._whole is not None:
@@ -125,7 +125,9 @@ class BatchMaker:
         done = self._from_dali(self._dali, begun, delivered)
         if self._whole is None:
             return self._finish.images(done.__getitem__, n, choices, workers)
-        return done.permute(0, 3, 1, 2).to(DTYPES[self.settings.output])
+        # A copy on a GPU: DALI's memory goes back to DALI once nobody names it, and the consumer's kernels, on another
+        # stream, may then still read it. The copy is torch's own, and lies on this thread's stream before that.
+        return done.permute(0, 3, 1, 2).to(DTYPES[self.settings.output], copy=done.is_cuda)
 
     def _from_dali(self, dali: Background, begun: Begun, delivered: Rows) -> torch.Tensor:
         """What DALI made of a batch; if it failed, of the batch without what cannot be decoded. Raises DamageError."""

@@ -33,14 +33,12 @@ class Finish:
         self,
         mean: npt.NDArray[np.float64],
         settings: LoaderSettings,
-        divide: float,
         device: torch.device,
         centred: bool,
     ) -> None:
         self.crop, self.side, self.dtype = settings.crop, settings.crop + settings.border, DTYPES[settings.output]
         self.device, self.centred = device, centred
         self._aligned = settings.mean == "aligned"
-        self._divide = float(np.float32(divide))
         image = torch.from_numpy(mean_image(mean, settings.mean, settings.crop))
         self._mean = image.to(device)  # (side, side, 3) if aligned, else (crop, crop, 3)
         self._mirrored_mean = image.flip(1)
@@ -89,6 +87,7 @@ class Finish:
         out = self.buffers.empty((len(places), self.side, 3 * self.side), self.dtype)
         offsets = torch.from_numpy(choices.offset).repeat(1, self.crop)
         coloured: list[bool] = np.any(choices.offset, axis=1).tolist()
+        divide: list[float] = choices.divide.tolist()
 
         def some(start: int, stop: int) -> None:
             scratch = torch.empty((self.crop, row)) if self.dtype != torch.float32 else None
@@ -100,8 +99,8 @@ class Finish:
                     self._centre(pixels, places[i], values)
                     if coloured[i]:
                         values.add_(offsets[i])
-                    if self._divide != 1.0:
-                        values.div_(self._divide)
+                    if divide[i] != 1.0:
+                        values.div_(divide[i])
                     if scratch is not None:
                         target.copy_(values)
                     out[i, self.crop :].zero_()
@@ -140,9 +139,9 @@ class Finish:
         offset = torch.from_numpy(choices.offset).to(self.device)[:, None, None, :]
         centred = crops.float() / SCALE if self.centred else crops.float() - self._means_on_device(choices)
         values = centred + offset
-        if self._divide != 1.0:
+        if (choices.divide != 1.0).any():
             # By a tensor: a division by a number would be a multiplication by its reciprocal on CUDA.
-            values = values / torch.tensor(self._divide, device=self.device)
+            values = values / torch.from_numpy(choices.divide).to(self.device)[:, None, None, None]
         border = self.side - self.crop
         return torch.nn.functional.pad(values, (0, 0, 0, border, 0, border)).to(self.dtype)
 

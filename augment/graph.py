@@ -31,8 +31,8 @@ def decoded() -> Any:
 class WholeGraph:
     """The graph from payloads (jpeg, raw or centered) to (crop + border, crop + border, 3) on a device.
 
-    uint8, or float32 (bfloat16 is made of that later: DALI has none). `mean` is float64 (side, side, 3). Operations and
-    their order are those of choices.md.
+    uint8, or float32 (bfloat16 is made of that later: DALI has none). `mean` is float64 (side, side, 3); `divides`:
+    whether any sample is divided by another number than 1. Operations and their order are those of choices.md.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class WholeGraph:
         payload: str,
         mean: npt.NDArray[np.float64],
         settings: LoaderSettings,
-        divide: float,
+        divides: bool,
         device: torch.device,
     ) -> None:
-        self._payload, self._settings, self._divide = payload, settings, np.float32(divide)
+        self._payload, self._settings, self._divides = payload, settings, divides
         self._side, self._is_gpu = len(mean), device.type == "cuda"
         self._mean = mean_image(mean, settings.mean, settings.crop)
 
@@ -53,6 +53,8 @@ class WholeGraph:
         fed = {"start": list(start), "mirror": scalars(choices.mirror.astype(np.int32))}
         if self._settings.output != "uint8":
             fed["offset"] = list(choices.offset)
+            if self._divides:
+                fed["divide"] = list(choices.divide[:, None])
         if self._payload == "jpeg":
             return {"picture": list(payloads), **fed}
         return {"picture": [stored_picture(payload, self._payload, self._side) for payload in payloads], **fed}
@@ -80,8 +82,9 @@ class WholeGraph:
             values = values - (cut(mean) if settings.mean == "aligned" else mean)
         offset = self._here(fn.external_source(name="offset", dtype=types.FLOAT, ndim=1))
         values = values + fn.reshape(offset, shape=[1, 1, 3])
-        if self._divide != 1:
-            values = values / self._divide
+        if self._divides:
+            divide = self._here(fn.external_source(name="divide", dtype=types.FLOAT, ndim=1))
+            values = values / fn.reshape(divide, shape=[1, 1, 1])
         side = crop + settings.border
         return fn.pad(values, axes=[0, 1], shape=[side, side]) if settings.border else values
 

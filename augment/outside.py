@@ -27,8 +27,8 @@ def views_of(
         )
     if settings.crop > side:
         raise UsageError(f"crop: {settings.crop} pixels, but the pictures of {dataset.uri} have {side}")
-    choices = view_choices(side, settings.crop, views, len(pixels))
-    finish = Finish(dataset.mean, settings, settings.divide_test, device, centred=False)
+    choices = view_choices(settings, side, views, len(pixels))
+    finish = Finish(dataset.mean, settings, device, centred=False)
     stored = torch.from_numpy(np.array(pixels, order="C"))
     images = finish.images(stored.__getitem__, len(pixels), choices, Workers(1))
     return images if views == 1 else images.view(len(pixels), views, *images.shape[1:])

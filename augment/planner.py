@@ -93,12 +93,18 @@ class Planner:
         if not self.views:
             dataset = self.split.dataset
             return choose(self.settings, dataset.side, dataset.pca, share.epoch, share.rows, share.positions)
-        return view_choices(self.split.dataset.side, self.settings.crop, self.views, len(share.rows))
+        return view_choices(self.settings, self.split.dataset.side, self.views, len(share.rows))
 
     def hashes(self, share: Share, choices: Choices) -> Hashes:
         """What is entered for the samples of a share; of several views, the first counts."""
         first = slice(None, None, max(self.views, 1))
-        parts = (choices.y[first], choices.x[first], choices.mirror[first], choices.offset[first])
+        parts = (
+            choices.y[first],
+            choices.x[first],
+            choices.mirror[first],
+            choices.offset[first],
+            choices.divide[first],
+        )
         return sample_hashes(share.epoch, share.rows, Choices(*parts))
 
     def expected_ledger(self, epoch: int, first_step: int) -> Ledger:

@@ -46,7 +46,8 @@ class LoaderSettings(Settings):
     """Lighting noise: 0.1 x standard deviation of the PCA (2012 source), 0.1 x eigenvalue on [0, 1] (paper)."""
 
     colour_until_epoch: Annotated[int | None, Content, Field(ge=0)] = None
-    """First epoch without lighting noise; None keeps it to the end."""
+    """First epoch without lighting noise, and divided by `divide_test` (in 2012 the division went with the noise); None
+    keeps both to the end."""
 
     divide: Annotated[float, Content, Field(gt=0, le=1000)] = 1.0
     """Training inputs are divided by this after the noise (1.1 in the 2012 source)."""

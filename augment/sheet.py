@@ -1,7 +1,7 @@
 """Sheets of what the network sees: samples as stored, beside what the loader makes of them.
 
-The loader's own float32 output is shown, with mean and division undone by the choices of choices.py: multiplied by
-`divide`, plus the very mean that was subtracted. What then differs from the stored picture is crop, flip and colour.
+The loader's own float32 output is shown, with mean and division undone by the choices of choices.py: multiplied by its
+divisor, plus the very mean that was subtracted. What then differs from the stored picture is crop, flip and colour.
 Samples are the first ones in the dataset's own order. `order`, `tail`, `window`, `global_batch` and `output` of the
 settings have no effect, and `border` is cut off. With a `crop_chunk` above 1, neighbours on the sheet share crop and
 flip, as neighbours of an epoch with fixed order do.
@@ -61,10 +61,11 @@ def training_sheet(
         Column(f"epoch {epoch}", _tiles(v.undone, _view_notes(v, settings), factor), _crop_colour(epoch))
         for epoch, v in enumerate(views)
     ]
+    divisors = " or ".join(f"{divide:g}" for divide in dict.fromkeys(_divisor(v) for v in views))
     caption = [
         _dataset_words(shown),
         f"{_geometry_words(settings)}, mean {settings.mean}, colour {_colour_words(settings)}, divided by "
-        f"{settings.divide:g}. Views: what the loader delivers, times {settings.divide:g}, plus the mean that was "
+        f"{divisors}. Views: what the loader delivers, times {divisors}, plus the mean that was "
         f"subtracted. Below: the upper left corner (y, x) of the crop; the shift of R, G, B.",
     ]
     heading = "as the network sees them, mean and division undone"
@@ -82,13 +83,14 @@ def convention_sheet(
     """
     _refuse_out_of_range(samples=samples, tile=tile)
     shown = Dataset.open(dataset).split(split)
-    factor, divide = tile / shown.dataset.side, settings.divide
+    factor = tile / shown.dataset.side
     # Pictures that are stored with the mean image subtracted can have it under their crop only.
     means = MEANS[:1] if shown.dataset.payload == "centered" else MEANS
     groups = []
     for colour in COLOURS:
         chosen = [settings.model_copy(update={"mean": mean, "colour": colour}) for mean in means]
         views = [first_views(shown, one, samples)[0] for one in chosen]
+        divide = _divisor(views[0])
         tiles = [_convention_tiles(v, views[0].delivered, divide, factor) for v in views]
         columns = [Column(f"mean {mean}", column) for mean, column in zip(means, tiles, strict=True)]
         groups.append(Group(f"colour {colour}", tuple(columns)))
@@ -115,11 +117,11 @@ def first_views(split: Split, settings: LoaderSettings, samples: int, epochs: in
 
 
 def undone(delivered: Floats, choices: Choices, mean: npt.NDArray[np.float64], settings: LoaderSettings) -> Pixels:
-    """uint8 (n, crop, crop, 3): delivered pictures times `divide`, plus the very mean that was subtracted."""
-    divide, result = np.float64(np.float32(settings.divide)), np.empty(delivered.shape, np.uint8)
+    """uint8 (n, crop, crop, 3): delivered pictures times their divisor, plus the very mean that was subtracted."""
+    result = np.empty(delivered.shape, np.uint8)
     for i, values in enumerate(delivered):
         y, x, mirror = int(choices.y[i]), int(choices.x[i]), bool(choices.mirror[i])
-        pixels = values * divide + mean_under(mean, settings.mean, y, x, mirror, settings.crop)
+        pixels = values * np.float64(choices.divide[i]) + mean_under(mean, settings.mean, y, x, mirror, settings.crop)
         result[i] = np.rint(pixels).clip(0, 255)
     return result
 
@@ -146,6 +148,11 @@ def _views_of(loader: Loader, epoch: int) -> Views:
     return Views(
         batch.sample_numbers.numpy(), choices, delivered, undone(delivered, choices, dataset.mean, loader.settings)
     )
+
+
+def _divisor(views: Views) -> float:
+    """What the views of an epoch were divided by."""
+    return float(views.choices.divide[0])
 
 
 def _stored(split: Split, views: list[Views], factor: float) -> tuple[Tile, ...]:

@@ -86,7 +86,8 @@ class Client:
         """A new job with the settings of another one, some of them changed."""
         job = self.job(job_id)
         settings = job["settings"] | (changes or {})
-        return self.submit(job["kind"], settings, priority=job["priority"], name=job["name"], key=key)
+        same = {name: job[name] for name in ("priority", "name", "max_attempts")}
+        return self.submit(job["kind"], settings, **same, key=key)
 
     def job(self, job_id: str) -> Job:
         """One job, with its progress."""
@@ -221,6 +222,8 @@ class Client:
     def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
         try:
             response = self._http.request(method, path, **options)
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{error.object!a}: is no text, so it cannot be sent; give a name in UTF-8") from None
         except httpx2.HTTPError as error:
             raise self._away(error) from error
         if response.is_success:

@@ -22,7 +22,7 @@ from cluster.settings import (
     VerifyRequest,
     run_beside,
 )
-from ingest.errors import Interrupted, TenchError
+from ingest.errors import Interrupted, LostError, TenchError, is_loss
 from ingest.progress import RunWriter, State
 from ingest.settings import IngestSettings, RecentreSettings, RepairSettings, Settings, VerifySettings
 from ingest.storage import Place
@@ -41,6 +41,8 @@ class Outcome:
     exit_code: int
     error: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    is_loss: bool = False
+    """What it worked with went away; another attempt goes on from what is finished."""
 
 
 def needs_ray(request: Settings) -> bool:
@@ -49,10 +51,11 @@ def needs_ray(request: Settings) -> bool:
     return through_actors or (isinstance(request, TrainRequest) and request.num_workers > 0)
 
 
-def execute(request: Settings, run: RunWriter, trained_run: str | None = None) -> Outcome:
+def execute(request: Settings, run: RunWriter, trained_run: str | None = None, is_job: bool = False) -> Outcome:
     """Run a command to its end and record it in the run folder. Never raises.
 
-    `trained_run` is the run folder whose network an evaluation measures. A first SIGINT or SIGTERM asks for a stop
+    `trained_run` is the run folder whose network an evaluation measures. A loss is no result of a job: its service makes
+    another attempt. A first SIGINT or SIGTERM asks for a stop
     at the next safe point; a second SIGINT interrupts at once.
     """
     try:
@@ -64,13 +67,13 @@ def execute(request: Settings, run: RunWriter, trained_run: str | None = None) -
     except Interrupted as error:
         outcome = Outcome("stopped", 130, error.message)
     except TenchError as error:
-        outcome = Outcome("failed", error.exit_code, error.message)
+        outcome = Outcome("failed", error.exit_code, error.message, is_loss=isinstance(error, LostError))
     except KeyboardInterrupt:
         outcome = Outcome("stopped", 130, "Interrupted.")
     except Exception as error:  # noqa: BLE001 - the record of the run has to say how it ended
         traceback.print_exc(file=sys.stderr)
-        outcome = Outcome("failed", 1, f"{type(error).__name__}: {error}")
-    return _recorded(run, outcome)
+        outcome = Outcome("failed", 1, f"{type(error).__name__}: {error}", is_loss=is_loss(error))
+    return _recorded(run, outcome, has_result=not (is_job and outcome.is_loss))
 
 
 def _dispatch(request: Settings, run: RunWriter, trained_run: str | None) -> dict[str, Any]:
@@ -161,12 +164,15 @@ def part_of(request: Settings, settings: type[S]) -> S:
     return settings.model_validate(values)
 
 
-def _recorded(run: RunWriter, outcome: Outcome) -> Outcome:
+def _recorded(run: RunWriter, outcome: Outcome, has_result: bool) -> Outcome:
     """Write the result. If that is impossible (a full disk, a lost attempt), the outcome says so."""
     try:
         if outcome.error:
-            run.event("stopped" if outcome.state == "stopped" else "failed", outcome.error)
-        run.finish(outcome.state, outcome.exit_code, outcome.error, **outcome.facts)
+            run.event("lost" if outcome.is_loss else outcome.state, outcome.error)
+        if has_result:
+            run.finish(outcome.state, outcome.exit_code, outcome.error, **outcome.facts)
+        else:
+            run.flush()
     except (OSError, TenchError) as error:
         words = f"{outcome.error or 'done'}; but the result could not be written: {error}"
         return Outcome("failed", outcome.exit_code or 1, words, outcome.facts)

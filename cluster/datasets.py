@@ -11,14 +11,16 @@ from ingest.manifest import MANIFEST, Manifest, read_manifest
 from ingest.storage import Place
 
 MAX_DEPTH = 4
-MAX_FOLDERS = 20_000
+MAX_FOLDERS = 50_000
+"""Of a root: a source may lie there as well, whose classes are folders."""
 
 
 class Library:
     """Finds sealed datasets by scanning roots; what was read of a manifest is kept until the file changes."""
 
     def __init__(self, roots: list[str]) -> None:
-        self._roots = roots
+        self._roots = _outermost([Path(root) for root in roots if "://" not in root])
+        self._cut: set[Path] = set()
         self._lock = threading.Lock()
         self._read: dict[Path, tuple[tuple[int, int], dict[str, Any] | None]] = {}
 
@@ -30,17 +32,27 @@ class Library:
 
     def find(self, dataset_id: str) -> dict[str, Any] | None:
         """The summary of one dataset (of one copy, if there are several)."""
-        return next((d for d in self.datasets() if d["dataset_id"] == dataset_id), None)
+        return self._known(dataset_id) or next((d for d in self.datasets() if d["dataset_id"] == dataset_id), None)
+
+    def unfinished(self) -> list[str]:
+        """Roots with so many folders that the last scan did not look into all of them."""
+        with self._lock:
+            return sorted(str(root) for root in self._cut)
+
+    def _known(self, dataset_id: str) -> dict[str, Any] | None:
+        """As `find`, of one that was seen before, without a scan."""
+        with self._lock:
+            seen = [path for path, (_, found) in self._read.items() if found and found["dataset_id"] == dataset_id]
+            summaries = (self._summary(path) for path in sorted(seen))
+            return next((found for found in summaries if found and found["dataset_id"] == dataset_id), None)
 
     def _manifests(self) -> Iterator[Path]:
-        seen = 0
         for root in self._roots:
-            if "://" in root:
-                continue
-            for folder, inside, files in os.walk(root):
-                seen += 1
-                if seen > MAX_FOLDERS:
-                    return
+            self._cut.discard(root)
+            for number, (folder, inside, files) in enumerate(os.walk(root)):
+                if number == MAX_FOLDERS:
+                    self._cut.add(root)
+                    break
                 if MANIFEST in files:
                     inside.clear()
                     yield Path(folder, MANIFEST)
@@ -56,6 +68,11 @@ class Library:
         if path not in self._read or self._read[path][0] != mark:
             self._read[path] = (mark, _read_summary(path.parent))
         return self._read[path][1]
+
+
+def _outermost(roots: list[Path]) -> list[Path]:
+    """The roots without those that lie inside another one: each folder is looked at once."""
+    return [root for root in dict.fromkeys(roots) if not any(other in root.parents for other in roots)]
 
 
 def _read_summary(folder: Path) -> dict[str, Any] | None:

@@ -4,13 +4,17 @@ A connection whose server was restarted is replaced when it is next taken; one w
 is given up after `SILENCE_S`.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from ingest.errors import RefusedError
+from ingest.progress import to_json
 
+NOTE = "store.json"
+"""HOME/store.json: where the last service of HOME remembered its jobs."""
 BUSY_TIMEOUT_S = 30
 CONNECT_WITHIN_S, SILENCE_S = 10, 30
 POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
@@ -29,6 +33,23 @@ def open_engine(place: str) -> sa.Engine:
             f"the store {place}: its folder cannot be made ({error.strerror}); give another place"
         ) from None
     return _open_sqlite(place)
+
+
+def note_place(home: Path, place: str) -> None:
+    """Write down where the jobs of a service are remembered, without a password."""
+    if "://" in place:
+        place = sa.make_url(place).set(password=None).render_as_string()
+    (home / NOTE).write_bytes(to_json({"place": place}))
+
+
+def noted_place(home: Path) -> str | None:
+    """What `note_place` wrote; None if no service was at work in HOME. Raises RefusedError for a broken note."""
+    try:
+        return str(json.loads((home / NOTE).read_text())["place"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError) as error:
+        raise RefusedError(f"{home / NOTE}: cannot be read ({error}); --store says where the jobs are") from None
 
 
 def _open_sqlite(path: str) -> sa.Engine:

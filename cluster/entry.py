@@ -27,20 +27,20 @@ def main() -> int:
     """Run the job of TENCH_RUN, attempt TENCH_ATTEMPT; its exit code."""
     try:
         place, attempt = _run_place(os.environ)
-        record = RunReader(place).request()
+        record = RunReader(place).request() | RunReader(place).allowed(attempt)
         run = RunWriter.begin(place, record["kind"], {}, attempt=attempt)
     except (TenchError, FileNotFoundError, KeyError, ValueError) as error:
         print(f"tench: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 3)
     try:
-        request = read_request(record)
+        request = _with_granted_device(read_request(record))
     except TenchError as error:
         run.finish("failed", error.exit_code, error.message)
         return error.exit_code
     with ExitStack() as stack:
         if needs_ray(request):
             stack.enter_context(join_ray())
-        outcome = execute(request, run, _trained_run(request, place))
+        outcome = execute(request, run, _trained_run(request, place), is_job=True)
     print(f"tench: {outcome.error or outcome.state}", file=sys.stderr)
     return outcome.exit_code
 
@@ -61,6 +61,13 @@ def read_request(record: dict[str, Any]) -> Settings:
     if pinned := record.get("pinned"):
         _refuse_another(Place(request.model_dump()["dataset"]), pinned)
     return request
+
+
+def _with_granted_device(request: Settings) -> Settings:
+    """A device that was left to Tench is the one that the job was granted, whatever else the cluster has by now."""
+    if getattr(request, "device", None) != "auto" or "TENCH_GPUS" not in os.environ:
+        return request
+    return request.model_copy(update={"device": "gpu" if int(os.environ["TENCH_GPUS"]) else "cpu"})
 
 
 def _refuse_another(dataset: Place, pinned: dict[str, str]) -> None:

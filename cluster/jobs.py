@@ -30,13 +30,15 @@ ENDED: frozenset[State] = frozenset({"succeeded", "failed", "stopped"})
 ADMITTED: frozenset[State] = frozenset({"starting", "running", "stopping", "lost"})
 """States in which a job holds what the ledger granted it."""
 
+WATCHER = "watcher"
 MAX_ATTEMPTS = 3
 SETTLE_S = 5.0
 """A result may show up this late on a shared file system after Ray calls the process ended."""
 LOST_GRACE_S = 10.0
 """How long a lost job may come back before its next attempt."""
-NEVER_FITS_S = 30.0
-"""A cluster that starts, or that lost nodes, may have what a job needs after this time."""
+NEVER_FITS_S, COMES_BACK_S = 30.0, 1800.0
+"""A cluster that starts may have what a job needs after the first time; one that lost nodes on which the job ran, after
+the second."""
 START_LIMIT_S = 900.0
 """Ray itself gives up a job that could not be placed after this time."""
 
@@ -69,7 +71,9 @@ class Job:
     attempt: int = 0
     max_attempts: int = MAX_ATTEMPTS
     stop_requested: bool = False
+    stop_by: str | None = None
     resume_requested: bool = False
+    resume_by: str | None = None
     error: str | None = None
     exit_code: int | None = None
     result: dict[str, Any] | None = None
@@ -122,6 +126,13 @@ class Move:
     changes: dict[str, Any] = field(default_factory=dict)
 
 
+def asker(job: Job, move: Move) -> str:
+    """Whose wish a move follows: the name of a token, or `watcher` where it follows from what was seen."""
+    if move.to in ("stopping", "stopped") and job.stop_requested:
+        return job.stop_by or WATCHER
+    return job.resume_by or WATCHER if job.has_ended else WATCHER
+
+
 class IllegalMove(Exception):
     """A move that is not in the table: a mistake of ours, never of a user."""
 
@@ -153,7 +164,7 @@ def _from_ended(job: Job, sight: Sight, now: float) -> Move | None:
     if not job.resume_requested or job.state == "succeeded":
         return None
     changes = {
-        "resume_requested": False, "stop_requested": False, "error": None, "exit_code": None, "result": None,
+        "resume_requested": False, "stop_requested": False, "stop_by": None, "error": None, "exit_code": None, "result": None,
         "max_attempts": job.attempt + MAX_ATTEMPTS,
     }  # fmt: skip
     return Move("queued", "Resumed: it goes on from what is finished.", changes)
@@ -168,7 +179,7 @@ def _from_queued(job: Job, sight: Sight, now: float) -> Move | None:
     if sight.parent == "stopped":
         why = f"{job.after} has to succeed first, and it was stopped."
         return Move("stopped", why, {"error": why})
-    if sight.never is not None and sight.never_s >= NEVER_FITS_S:
+    if sight.never is not None and sight.never_s >= (COMES_BACK_S if job.attempt else NEVER_FITS_S):
         return Move("failed", sight.never, {"error": sight.never, "exit_code": 3})
     if sight.grant is None:
         return None

@@ -1,11 +1,13 @@
 """Jobs of Ray over its REST interface: the only place that speaks to it. Ray's table is never our history."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 
 from cluster.api.logs import Log, end_of
+from cluster.jobs import Needs
 from cluster.ledger import Capacity
 from ingest.errors import TenchError
 
@@ -18,7 +20,7 @@ MEASURED = ("cpu_share", "host_memory_used_bytes", "devices")
 
 
 class RayUnreachable(TenchError):
-    """Ray did not answer, or not as Ray: nothing is known of its jobs."""
+    """Ray did not answer, or not as Ray, or answers anybody: nothing is known of its jobs."""
 
 
 @dataclass(frozen=True)
@@ -35,33 +37,54 @@ class Nodes:
 
 
 class RayJobs:
-    """The jobs of one Ray cluster, by the address of its dashboard and its token."""
+    """The jobs of one Ray cluster, by the address of its dashboard and its token.
 
-    def __init__(self, address: str, token: str | None) -> None:
+    A Ray that answers anybody, without a token, is as good as out of reach unless `may_be_open`.
+    """
+
+    def __init__(self, address: str, token: str | None, may_be_open: bool = False) -> None:
+        self.may_be_open = may_be_open
         self.move_to(address, token)
 
     def move_to(self, address: str, token: str | None) -> None:
         """Speak to another Ray from now on; calls under way end with the one before."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.address = address
+        self._is_closed = self.may_be_open
+        self._refused_at: float | None = None
         self._http = httpx2.Client(base_url=address, headers=headers, timeout=TIMEOUT_S, trust_env=False)
 
     def close(self) -> None:
         """Let go of the connections."""
         self._http.close()
 
-    def submit(self, submission_id: str, environment: dict[str, str]) -> None:
-        """Submit the fixed command once: a second submit of the same id is found to be there already."""
+    def submit(self, submission_id: str, environment: dict[str, str], process: Needs | None = None) -> None:
+        """Submit the fixed command once: a second submit of the same id is found to be there already.
+
+        `process`: CPUs and GPUs of the command's own process, for work that it does itself; Ray then finds a node that
+        has them. Without, it waits for others' work, on the head.
+        """
         if self.state(submission_id) is not None:
+            self._refused_at = None
             return
-        body = {
+        body: dict[str, Any] = {
             "entrypoint": ENTRYPOINT,
             "submission_id": submission_id,
             "runtime_env": {"env_vars": {**environment, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}},
         }
+        if process is not None:
+            body |= {"entrypoint_num_cpus": process.cpus, "entrypoint_num_gpus": process.gpus}
+        if self._refused_at is None:
+            self._refused_at = time.monotonic()  # until it is taken
         response = self._ask("POST", "/api/jobs/", json=body)
         if response.status_code != 200 and self.state(submission_id) is None:
             raise RayUnreachable(f"Ray took no job: HTTP {response.status_code} {response.text[-300:]!r}")
+        self._refused_at = None
+
+    def refused_s(self) -> float:
+        """Seconds for which Ray has taken no job though it was asked to; 0 if it took the last one."""
+        refused_at = self._refused_at
+        return 0.0 if refused_at is None else time.monotonic() - refused_at
 
     def state(self, submission_id: str) -> str | None:
         """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED; None if Ray knows no such job."""
@@ -95,7 +118,8 @@ class RayJobs:
         return [j["submission_id"] for j in response.json() if j.get("status") in ("PENDING", "RUNNING")]
 
     def nodes(self) -> Nodes:
-        """The nodes that are alive."""
+        """The nodes that are alive. The first call, and the first after Ray was out of reach, looks whether Ray is open."""
+        self._refuse_open()
         response = self._ask("GET", "/nodes?view=summary")
         self._refuse_strange(response)
         alive = [n for n in response.json()["data"]["summary"] if n.get("raylet", {}).get("state") == "ALIVE"]
@@ -109,10 +133,25 @@ class RayJobs:
             raise RayUnreachable(f"Ray at {self.address} does not answer: {error}") from error
         return response.status_code in (401, 403)
 
+    def _refuse_open(self) -> None:
+        if self._is_closed:
+            return
+        if not self.demands_token():
+            raise RayUnreachable(self.open_words())
+        self._is_closed = True
+
+    def open_words(self) -> str:
+        """What is wrong with a Ray that answers anybody."""
+        return (
+            f"Ray at {self.address} answers without a token, so anyone who reaches it can run any program there; start it "
+            "with RAY_AUTH_MODE=token, or give --allow-open-ray"
+        )
+
     def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
         try:
             response = self._http.request(method, path, **options)
         except httpx2.HTTPError as error:
+            self._is_closed = self.may_be_open  # who answers next may be another
             raise RayUnreachable(f"Ray at {self.address} does not answer: {error}") from error
         self._refuse_refusal(response)
         return response

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.jobs import Needs
+from cluster.jobs import Job, Needs
 
 GIB = 2**30
 ACTOR_MEMORY = GIB // 4
@@ -48,6 +48,20 @@ class Admission:
     never: dict[str, str]
 
 
+def applicant(job: Job) -> Applicant:
+    """A waiting job as it applies. One that has run before asks for the device that it was granted then: a cluster that
+    comes back node by node must not make a GPU training go on without GPUs."""
+    settings = job.settings
+    if job.attempt and settings.get("device") == "auto":
+        settings = settings | {"device": "gpu" if job.grant.gpus else "cpu"}
+    return Applicant(job.id, job.kind, settings, job.priority, job.created_at)
+
+
+def works_itself(kind: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the job's own process does the work, not actors or workers that it starts."""
+    return kind in ("verify", "evaluate") or (kind == "train" and not settings.get("num_workers", 1))
+
+
 def admit(
     waiting: Iterable[Applicant], held: Sequence[Needs], capacity: Capacity, max_drivers: int = MAX_DRIVERS
 ) -> Admission:
@@ -62,7 +76,7 @@ def admit(
     blocked = False
     for job in sorted(waiting, key=lambda j: (-j.priority, j.created_at, j.id)):
         needs = needs_of(job.kind, job.settings, capacity)
-        if (why := never_fits(needs, capacity)) is not None:
+        if (why := never_fits(job.kind, job.settings, needs, capacity)) is not None:
             admission.never[job.id] = why
         elif not blocked and drivers < max_drivers and _fits(needs, free):
             admission.granted[job.id] = needs
@@ -85,8 +99,10 @@ def needs_of(kind: str, settings: Mapping[str, Any], capacity: Capacity) -> Need
     return Needs(cpus, int(_wants_gpus(settings, 1, capacity)), DRIVER_MEMORY + WORKER_MEMORY)
 
 
-def never_fits(needs: Needs, capacity: Capacity) -> str | None:
+def never_fits(kind: str, settings: Mapping[str, Any], needs: Needs, capacity: Capacity) -> str | None:
     """Why even the idle cluster could not hold the job, or None."""
+    if works_itself(kind, settings) and needs.cpus > capacity.node_cpus:
+        return f"It needs {needs.cpus} CPUs in one place, the largest node has {capacity.node_cpus}."
     if needs.gpus > capacity.gpus:
         return f"It needs {needs.gpus} GPUs, the cluster has {capacity.gpus}: take fewer workers, or device cpu."
     if needs.cpus > capacity.cpus:
@@ -116,8 +132,9 @@ def _workers_needs(settings: Mapping[str, Any], capacity: Capacity) -> Needs:
 
 
 def _wants_gpus(settings: Mapping[str, Any], number: int, capacity: Capacity) -> bool:
+    """Whether each worker gets a GPU: left to Tench, if there is one for each of the fewest that will do."""
     device = settings.get("device", "auto")
-    return device == "gpu" or (device == "auto" and capacity.gpus >= number)
+    return device == "gpu" or (device == "auto" and capacity.gpus >= (settings.get("min_workers") or number))
 
 
 def _fits(needs: Needs, free: Needs) -> bool:

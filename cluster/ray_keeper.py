@@ -16,6 +16,8 @@ from ingest.errors import TenchError
 LOOK_EVERY_S = 1.0
 ASK_AFTER_S, SILENT_FOR_S = 10.0, 60.0
 """A head whose processes live but that has not answered for so long is taken for dead."""
+REFUSES_FOR_S = 90.0
+"""So is one that answers, but has taken no job for so long and has none at work: its agent hangs."""
 
 
 class RayKeeper:
@@ -40,7 +42,7 @@ class RayKeeper:
 
     def _keep(self) -> None:
         while not self._ending.wait(LOOK_EVERY_S):
-            if not self._own.alive() or self._is_silent():
+            if not self._own.alive() or self._is_silent() or self._takes_no_jobs():
                 self._replace()
 
     def _is_silent(self) -> bool:
@@ -50,6 +52,14 @@ class RayKeeper:
         if self._answers():
             self._answered_at = time.monotonic()
         return time.monotonic() - self._answered_at > SILENT_FOR_S
+
+    def _takes_no_jobs(self) -> bool:
+        if self.ray.refused_s() < REFUSES_FOR_S:
+            return False
+        try:
+            return not self.ray.running()
+        except RayUnreachable:
+            return False  # then it is silent
 
     def _answers(self) -> bool:
         try:
@@ -63,7 +73,7 @@ class RayKeeper:
         self._own.end()
         try:
             self._own = local_ray.start(self._home, self._num_cpus)
-        except TenchError as error:
+        except (TenchError, OSError) as error:
             print(f"{error}; trying again.", file=sys.stderr, flush=True)
             return
         self.ray.move_to(self._own.address, self._own.token)

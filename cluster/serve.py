@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +19,7 @@ from cluster.api.app import guarded_app
 from cluster.api.guard import Guard, Limits
 from cluster.api.rates import Rate, Streams
 from cluster.api.service import Service
+from cluster.engines import note_place
 from cluster.launcher import RayJobs, RayUnreachable
 from cluster.ray_keeper import RayKeeper
 from cluster.settings import ServeSettings
@@ -56,7 +57,9 @@ def _serve(settings: ServeSettings, home: Path, tokens: Tokens | None, listener:
     allowed = Roots(roots, settings.allow_source)
     os.environ[STAY_ON_HOST] = "1"
     streams = Streams(settings.max_streams, settings.max_streams_per_caller)
-    service = Service(Store.open(settings.store or str(home / "store.sqlite")), ray, runs, allowed, streams)
+    store = settings.store or str(home / "store.sqlite")
+    service = Service(Store.open(store), ray, runs, allowed, streams)
+    note_place(home, store)
     watcher = Watcher(service.store, ray, runs, allowed.roots, allowed.web_hosts)
     thread = threading.Thread(target=watcher.run, name="watcher")
     server = _Server(service, guarded_app(service, settings.host, tokens, _limits(settings)))
@@ -163,8 +166,8 @@ def _listening(settings: ServeSettings) -> Iterator[socket.socket]:
 def _ray(settings: ServeSettings, home: Path) -> Iterator[RayJobs]:
     """The named cluster, or a Ray of our own that ends with the service."""
     if settings.ray_address is not None:
-        ray = RayJobs(settings.ray_address.rstrip("/"), _cluster_token())
-        _refuse_open(ray, settings)
+        ray = RayJobs(settings.ray_address.rstrip("/"), _cluster_token(), settings.allow_open_ray)
+        _refuse_open(ray)
         yield ray
         ray.close()
         return
@@ -175,16 +178,12 @@ def _ray(settings: ServeSettings, home: Path) -> Iterator[RayJobs]:
         keeper.end()
 
 
-def _refuse_open(ray: RayJobs, settings: ServeSettings) -> None:
-    try:
-        demands = ray.demands_token()
-    except RayUnreachable:
-        return  # Shown as unknown on the page until it answers.
-    if not demands and not settings.allow_open_ray:
-        raise RefusedError(
-            f"--ray-address {settings.ray_address}: this Ray answers without a token, so anyone who reaches it can run "
-            "any program there; start it with RAY_AUTH_MODE=token, or give --allow-open-ray"
-        )
+def _refuse_open(ray: RayJobs) -> None:
+    """Raise RefusedError for a Ray that answers anybody. One that does not answer yet is looked at once it does, and is
+    shown as unknown until then."""
+    with suppress(RayUnreachable):
+        if not ray.demands_token() and not ray.may_be_open:
+            raise RefusedError(ray.open_words())
 
 
 def _cluster_token() -> str | None:

@@ -1,9 +1,10 @@
 """What a person may ask the service for: one model a kind of job, made from the floors' own settings."""
 
+import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from cluster.jobs import MAX_ATTEMPTS
 from ingest.settings import (
@@ -13,11 +14,12 @@ from ingest.settings import (
     RecentreSettings,
     RepairSettings,
     Settings,
+    Uri,
     VerifySettings,
 )
 from trainer.settings import EvaluateSettings, TrainSettings
 
-Uri = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f]+$")]
+RAY_ADDRESS = r"^https?://(\[[0-9A-Fa-f:.]+\]|[^/\s:@\[\]]+)(:[0-9]{1,5})?/?$"
 WebHost = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?$")]
 RUN_ID = re.compile(r"[a-z0-9-]{1,64}")
 RunId = Annotated[str, StringConstraints(pattern=rf"^{RUN_ID.pattern}$")]
@@ -159,6 +161,17 @@ class JobRequest(BaseModel):
     name: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f]*$")] = ""
     """What people call it; without one, its kind and places are shown."""
 
+    @field_validator("settings", "name")
+    @classmethod
+    def _refuse_what_is_no_text(cls, value: Any) -> Any:
+        """JSON can name halves of surrogate pairs, which no file and no database can hold."""
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            raise ValueError(f"is no text: it holds {half}, half of a surrogate pair") from None
+        return value
+
 
 class ServeSettings(Settings):
     """The service."""
@@ -189,8 +202,9 @@ class ServeSettings(Settings):
     require_token: Annotated[bool, Execution] = False
     """Ask for a token on loopback as well (a machine with other users)."""
 
-    ray_address: Annotated[str | None, Execution] = None
-    """Address of a Ray cluster's dashboard; without it the service starts a Ray of its own on loopback."""
+    ray_address: Annotated[str | None, Execution, Field(pattern=RAY_ADDRESS)] = None
+    """Address of a Ray cluster's dashboard, as in http://head:8265; without it the service starts a Ray of its own on
+    loopback."""
 
     allow_open_ray: Annotated[bool, Execution] = False
     """Use a Ray cluster although it answers anyone, without a token."""

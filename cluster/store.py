@@ -138,12 +138,14 @@ class Store:
             _note_move(connection, after, job.state, move.reason, by)
         return after
 
-    def wish(self, job: Job, *, stop: bool = False, resume: bool = False) -> Job:
-        """Note that somebody wants the job stopped or resumed. Raises Superseded."""
+    def wish(self, job: Job, *, by: str, stop: bool = False, resume: bool = False) -> Job:
+        """Note that somebody, by the name of a token, wants the job stopped or resumed. Raises Superseded."""
         after = replace(
             job,
             stop_requested=job.stop_requested or stop,
+            stop_by=by if stop else job.stop_by,
             resume_requested=job.resume_requested or resume,
+            resume_by=by if resume else job.resume_by,
             version=job.version + 1,
         )
         with self._writer.begin() as connection:

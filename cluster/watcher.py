@@ -12,12 +12,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cluster.jobs import ADMITTED, ENDED, Job, Move, Needs, RayState, Sight, next_move
+from cluster.jobs import ADMITTED, ENDED, Job, Move, RayState, Sight, asker, next_move
 from cluster.launcher import MEASURED, RayJobs, RayUnreachable
-from cluster.ledger import Admission, Applicant, Capacity, admit
+from cluster.ledger import Admission, Capacity, admit, applicant, works_itself
 from cluster.store import Store, Superseded
 from ingest.errors import TenchError
-from ingest.progress import RunReader, ask_to_stop, put_request
+from ingest.progress import RunReader, ask_to_stop, put_allowed, put_request
 from ingest.storage import STAY_ON_HOST, Place
 
 TICK_S = 0.7
@@ -127,13 +127,14 @@ class Watcher:
 
     def _look_at_ray(self) -> Capacity | None:
         """What Ray has, None if it is out of reach; left as a note for the handlers of requests."""
+        before = self._store.read_note(RAY_NOTE)
         note: dict[str, Any]
         try:
             found = self._ray.nodes()
             note, capacity = {"reachable": True, "nodes": list(found.nodes)}, found.capacity
         except RayUnreachable as error:
-            note, capacity = {"reachable": False, "nodes": [], "error": error.message}, None
-        before = self._store.read_note(RAY_NOTE)
+            last_known = before[0]["nodes"] if before else []
+            note, capacity = {"reachable": False, "nodes": last_known, "error": error.message}, None
         if before is None or _lasting(before[0]) != _lasting(note) or time.time() - before[1] >= NOTE_EVERY_S:
             self._store.write_note(RAY_NOTE, note)
         return capacity
@@ -142,7 +143,7 @@ class Watcher:
         if capacity is None or not capacity.cpus:
             return Admission({}, {})
         waiting = [
-            Applicant(j.id, j.kind, j.settings, j.priority, j.created_at)
+            applicant(j)
             for j in jobs
             if j.state == "queued" and not j.stop_requested and parents[j.id] in (None, "succeeded")
         ]
@@ -190,7 +191,7 @@ class Watcher:
 
     def _make(self, job: Job, move: Move) -> None:
         try:
-            after = self._store.move(job, move, "watcher")
+            after = self._store.move(job, move, asker(job, move))
         except Superseded:
             return  # Somebody wished for something meanwhile: the next tick decides anew.
         if after.state == "starting":
@@ -212,10 +213,12 @@ class Watcher:
     def _submit(self, job: Job) -> None:
         place = self.place(job)
         try:
-            asked = {"settings": job.settings, **self._allowed, "job": job.id, "pinned": self._pinned(job)}
+            asked = {"settings": job.settings, "job": job.id, "pinned": self._pinned(job)}
             put_request(place, job.kind, asked)  # What the first attempt was asked for stays.
-            self._ray.submit(job.submission_id, _environment(place, job.attempt, job.grant))
-        except (TenchError, OSError) as error:
+            put_allowed(place, job.attempt, self._allowed)
+            process = job.grant if works_itself(job.kind, job.settings) else None
+            self._ray.submit(job.submission_id, _environment(place, job), process)
+        except (TenchError, OSError, ValueError) as error:
             print(f"tench: job {job.id} could not be submitted: {error}", flush=True)
 
     def _pinned(self, job: Job) -> dict[str, str] | None:
@@ -246,8 +249,9 @@ def _first_line(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error).strip().split("\n")[0]
 
 
-def _environment(place: Place, attempt: int, grant: Needs) -> dict[str, str]:
+def _environment(place: Place, job: Job) -> dict[str, str]:
     return {
-        "TENCH_RUN": place.uri, "TENCH_ATTEMPT": str(attempt), "TENCH_CPUS": str(grant.cpus),
+        "TENCH_RUN": place.uri, "TENCH_ATTEMPT": str(job.attempt),
+        "TENCH_CPUS": str(job.grant.cpus), "TENCH_GPUS": str(job.grant.gpus),
         STAY_ON_HOST: "1",  # The driver's actors have it, too.
     }  # fmt: skip

@@ -4,6 +4,8 @@ Every message says what was found, what was expected and what to do, and names t
 command line prints the message and leaves with `exit_code`; the service writes both into the run's result.
 """
 
+import sys
+
 
 class TenchError(Exception):
     """A failure while running (exit code 1)."""
@@ -17,6 +19,11 @@ class TenchError(Exception):
     def __reduce__(self) -> tuple[type["TenchError"], tuple[str]]:
         # Errors cross from Ray's actors to the driver: they must come back as what they were.
         return type(self), (self.message,)
+
+
+class LostError(TenchError):
+    """What a run works with went away: Ray, a node, workers (exit code 1). Nothing is wrong with what was asked for:
+    another attempt goes on from what is finished."""
 
 
 class UsageError(TenchError):
@@ -47,3 +54,9 @@ class Interrupted(TenchError):
     """Stopped on request, with everything finished so far kept (exit code 130)."""
 
     exit_code = 130
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether Ray lost what a run works with, and not a task of ours failed. Without Ray nothing is lost."""
+    ray = sys.modules.get("ray.exceptions")
+    return ray is not None and isinstance(error, ray.RayError) and not isinstance(error, ray.RayTaskError)

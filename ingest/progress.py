@@ -90,6 +90,11 @@ def put_request(place: Place, kind: str, request: dict[str, Any]) -> None:
     place.put_new("request.json", to_json({"format_version": FORMAT_VERSION, "kind": kind, **request}))
 
 
+def put_allowed(place: Place, attempt: int, allowed: dict[str, Any]) -> None:
+    """Write the places that an attempt may use, as they are allowed when it starts."""
+    place.put_new(_allowed_path(attempt), to_json(allowed))
+
+
 def ask_to_stop(place: Place, attempt: int) -> None:
     """Ask every process of an attempt to end at its next safe point."""
     place.put_new(_stop_path(attempt), b"{}\n")
@@ -193,10 +198,9 @@ class RunWriter:
                 self._segment += 1
             self._pending = []
             self._segment_s = min(self._segment_s * 2, LAST_SEGMENT_S)
-        if self.place.exists(_attempt_path(self.attempt + 1)):
-            raise Interrupted(
-                f"{self.place.uri}: attempt {self.attempt + 1} has taken over; attempt {self.attempt} ends"
-            )
+        latest = RunReader(self.place).latest_attempt()  # Attempts in between may have been lost before they began.
+        if latest > self.attempt:
+            raise Interrupted(f"{self.place.uri}: attempt {latest} has taken over; attempt {self.attempt} ends")
 
     def finish(self, state: State, exit_code: int, error: str | None = None, **facts: Any) -> None:
         """Write how the attempt ended, once, last."""
@@ -241,6 +245,11 @@ class RunReader:
     def request(self) -> dict[str, Any]:
         """What was asked for. Raises FileNotFoundError if this is no run folder."""
         return self._read("request.json")
+
+    def allowed(self, attempt: int) -> dict[str, Any]:
+        """The places that an attempt may use; empty if nobody said."""
+        path = _allowed_path(attempt)
+        return self._read(path) if self.place.exists(path) else {}
 
     def attempt(self, attempt: int) -> dict[str, Any]:
         """The facts an attempt started with."""
@@ -309,6 +318,10 @@ def to_json(value: Any) -> bytes:
 
 def _attempt_path(attempt: int) -> str:
     return f"attempts/{attempt:04d}.json"
+
+
+def _allowed_path(attempt: int) -> str:
+    return f"allowed/{attempt:04d}.json"
 
 
 def _stop_path(attempt: int) -> str:

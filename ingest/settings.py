@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Content = Field(json_schema_extra={"role": "content"})
 Execution = Field(json_schema_extra={"role": "execution"})
+Uri = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f]+$")]
+"""A folder, a file or an address (s3://...)."""
 
 
 class Settings(BaseModel):
@@ -115,7 +117,7 @@ class VerifySettings(Settings):
     deep: Annotated[bool, Execution] = False
     """Also add up every stored raw picture again and compare the pixel sums."""
 
-    source: Annotated[str | None, Execution] = None
+    source: Annotated[Uri | None, Execution] = None
     """Compare keys and labels with this source as well."""
 
 

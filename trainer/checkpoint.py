@@ -3,6 +3,9 @@
 weights.pt    torch.load(weights_only=True) gives {"network": {...}, "velocity": {...}}
 state.json    where the run stands: epoch, step, schedule, loader state, recipe, ids, versions
 hashes.json   SHA-256 of the two, put last: its presence makes the checkpoint visible
+
+Before an epoch is evaluated, due.json stands in the place of state.json: a run that goes on from there evaluates first.
+Afterwards state.json is put beside it, and hashes.json replaced in one go: the weights are not written twice.
 """
 
 import hashlib
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from ingest.errors import DamageError, RefusedError
 from ingest.progress import to_json
@@ -20,7 +24,7 @@ from ingest.storage import Place
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
-WEIGHTS, STATE, HASHES = "weights.pt", "state.json", "hashes.json"
+WEIGHTS, STATE, DUE, HASHES = "weights.pt", "state.json", "due.json", "hashes.json"
 NAME = re.compile(r"step-(\d{8})\.(\d{4})$")
 
 
@@ -39,13 +43,24 @@ class Checkpoint:
 def save(
     run: Place, attempt: int, state: dict[str, Any], network: dict[str, torch.Tensor], velocity: dict[str, torch.Tensor]
 ) -> str:
-    """Write a checkpoint at `state["step"]`; its path in the run folder. Once it returns, the checkpoint is visible."""
+    """Write a checkpoint at `state["step"]`; its path in the run folder. Once it returns, the checkpoint is visible.
+
+    One of this attempt and step that is there stays, but for its state if it waited for an evaluation which is over.
+    """
     path = f"{FOLDER}/step-{state['step']:08d}.{attempt:04d}"
+    name, data = DUE if state.get("evaluation_due") else STATE, to_json({"format_version": FORMAT_VERSION, **state})
     if run.exists(f"{path}/{HASHES}"):
+        hashes = _hashes(run, path)
+        if name == STATE and DUE in hashes:
+            run.replace(f"{path}/{STATE}", data)
+            run.replace(
+                f"{path}/{HASHES}", to_json({WEIGHTS: hashes[WEIGHTS], STATE: hashlib.sha256(data).hexdigest()})
+            )
+            run.delete(f"{path}/{DUE}")
         return path
     file = io.BytesIO()
     torch.save({"network": _on_cpu(network), "velocity": _on_cpu(velocity)}, file)
-    files = {WEIGHTS: file.getvalue(), STATE: to_json({"format_version": FORMAT_VERSION, **state})}
+    files = {WEIGHTS: file.getvalue(), name: data}
     for name, data in files.items():
         run.delete(f"{path}/{name}")
         run.put_new(f"{path}/{name}", data)
@@ -65,19 +80,18 @@ def complete(run: Place) -> list[str]:
 
 def load(run: Place, path: str) -> Checkpoint:
     """Read a checkpoint. Raises DamageError if it does not have its hashes, RefusedError if it is of a newer Tench."""
-    try:
-        hashes = dict(json.loads(run.get(f"{path}/{HASHES}")))
-    except (ValueError, TypeError):
-        raise DamageError(f"{run.name(path)}/{HASHES}: is not what was written; it was changed") from None
-    data = {}
-    for name in (WEIGHTS, STATE):
+    hashes, data = _hashes(run, path), {}
+    state_name = DUE if DUE in hashes else STATE
+    for name in (WEIGHTS, state_name):
         try:
             data[name] = run.get(f"{path}/{name}")
         except FileNotFoundError:
+            if name == DUE and DUE not in _hashes(run, path):
+                return load(run, path)  # its evaluation has just ended
             raise DamageError(f"{run.name(path)}/{name}: is gone") from None
         if hashlib.sha256(data[name]).hexdigest() != hashes.get(name):
             raise DamageError(f"{run.name(path)}/{name}: does not have the hash that was recorded; it was changed")
-    state = json.loads(data[STATE])
+    state = json.loads(data[state_name])
     if state["format_version"] > FORMAT_VERSION:
         raise RefusedError(
             f"{run.name(path)}: checkpoint format {state['format_version']}, this Tench reads {FORMAT_VERSION}; update it"
@@ -101,6 +115,27 @@ def newest(run: Place) -> tuple[Checkpoint | None, list[str]]:
     if damages:
         raise DamageError(f"{run.uri}: none of {len(paths)} checkpoints is whole: {damages[0]}")
     return None, []
+
+
+def agreed(run: Place, device: torch.device) -> Checkpoint | None:
+    """The checkpoint that rank 0 finds newest, on every rank: one that looks later could find another. All take part.
+
+    Raises as `newest` and `load` do, RefusedError on a rank that does not see it.
+    """
+    if not dist.is_initialized():
+        return newest(run)[0]
+    found = newest(run)[0] if dist.get_rank() == 0 else None
+    told = [found.path if found else None]
+    dist.broadcast_object_list(told, src=0, device=device)
+    path = told[0]
+    if path is None or found is not None:
+        return found
+    if not run.exists(f"{path}/{HASHES}"):
+        raise RefusedError(
+            f"{run.name(path)}: rank 0 goes on from it, rank {dist.get_rank()} does not see it; take a run folder that all "
+            "workers share"
+        )
+    return load(run, path)
 
 
 def needed(run: Place) -> Checkpoint:
@@ -130,10 +165,28 @@ def refuse_other(state: dict[str, Any], wanted: dict[str, Any]) -> None:
 def prune(run: Place, keep: int) -> None:
     """Remove all but the newest complete checkpoints; the hashes first, so that none is ever seen half."""
     for path in complete(run)[:-keep]:
-        for name in (HASHES, STATE, WEIGHTS):
-            run.delete(f"{path}/{name}")
-        if run.is_local:
-            run.local_path(path).rmdir()
+        _remove(run, path)
+
+
+def remove_unevaluated(run: Place) -> None:
+    """Remove the newest complete checkpoint if it waits for its evaluation."""
+    for path in complete(run)[-1:]:
+        if DUE in _hashes(run, path):
+            _remove(run, path)
+
+
+def _remove(run: Place, path: str) -> None:
+    for name in (HASHES, STATE, DUE, WEIGHTS):
+        run.delete(f"{path}/{name}")
+    if run.is_local:
+        run.local_path(path).rmdir()
+
+
+def _hashes(run: Place, path: str) -> dict[str, str]:
+    try:
+        return dict(json.loads(run.get(f"{path}/{HASHES}")))
+    except (ValueError, TypeError):
+        raise DamageError(f"{run.name(path)}/{HASHES}: is not what was written; it was changed") from None
 
 
 def _differences(prefix: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:

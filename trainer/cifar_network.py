@@ -22,8 +22,8 @@ from trainer.switches import NetworkSettings
 class CifarNet(nn.Module):
     """Pictures (n, 3, side, side) with the mean subtracted -> logits (n, num_classes) float32."""
 
-    DEVIATIONS: ClassVar[dict[str, float]] = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc": 0.1}
-    """Standard deviations of initial weights, as in cuda-convnet's layers-80sec."""
+    DEVIATIONS: ClassVar[dict[str, float]] = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01}
+    """Standard deviations of the convolutions' initial weights."""
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
@@ -37,6 +37,11 @@ class CifarNet(nn.Module):
             self.add_module(f"fc{i}", nn.Linear(inputs, units))
             inputs = units
         self.layer_names = tuple(name for name, _ in self.named_children())
+
+    @classmethod
+    def deviation(cls, settings: NetworkSettings, name: str) -> float:
+        """Standard deviation of a layer's initial weights: as in layers-19pct, or layers-80sec with a layer between."""
+        return cls.DEVIATIONS.get(name, 0.1 if settings.hidden else 0.01)
 
     def forward(self, images: torch.Tensor, *, dropout: DropoutKey | None = None) -> torch.Tensor:
         """Logits; this network drops nothing."""

@@ -6,7 +6,7 @@ time is in use; between members, the sums of the probabilities are kept as logar
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -84,10 +84,17 @@ def open_members(runs: Sequence[str], dataset: Dataset) -> list[Member]:
     return members
 
 
-def said_of(network: nn.Module, loader: Loader, precision: Precision) -> Iterator[Said]:
-    """What a network says of each sample of the loader's split that is this rank's, averaged over the views."""
+def said_of(
+    network: nn.Module, loader: Loader, precision: Precision, before_batch: Callable[[], None] | None = None
+) -> Iterator[Said]:
+    """What a network says of each sample of the loader's split that is this rank's, averaged over the views.
+
+    `before_batch` is called before each of the loader's batches, one without samples for this rank included.
+    """
     device = next(network.parameters()).device
     for images, labels, numbers, _ in loader:
+        if before_batch is not None:
+            before_batch()
         if len(labels):
             said = log_probabilities(network, images.to(device), precision)
             yield Said(numbers, labels.to(device), said)

@@ -1,6 +1,6 @@
 """Top-1 and top-5 error of networks on a split: every sample exactly once, over all ranks or all members."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,14 +52,16 @@ def evaluate(
     run: RunWriter | None = None,
     ties: Ties = "fractional",
     group: dist.ProcessGroup | None = None,
+    before_batch: Callable[[], None] | None = None,
 ) -> Errors:
     """Errors over a whole split, during training, over the ranks of `group` (all, unless told), which have it between
-    them. `loader` has 1 or 10 views; those of a picture are averaged as probabilities.
+    them. `loader` has 1 or 10 views; those of a picture are averaged as probabilities. `before_batch` is called as
+    often on every rank.
 
-    Raises Interrupted if the run is asked to stop meanwhile.
+    Raises Interrupted if the run is asked to stop meanwhile, and what `before_batch` raises.
     """
     counts = torch.zeros(4, dtype=torch.float64)
-    for said in said_of(network, loader, precision):
+    for said in said_of(network, loader, precision, before_batch):
         counts += _counts(said, ties).cpu()
         if run is not None:
             total = loader.split.num_samples

@@ -25,8 +25,8 @@ EVALUATION_BATCH = 64
 def fit(training: Training, found: checkpoint.Checkpoint | None) -> dict[str, Any]:
     """Train to the last epoch, from a checkpoint if there is one. Returns the final facts.
 
-    Raises Interrupted after a stop, with a checkpoint written at the step where every rank stopped; TenchError if the
-    run diverged or is stuck (`halting.py`).
+    Raises Interrupted after a stop, with a checkpoint written at the step where every rank stopped, or before the
+    evaluation that was broken off; TenchError if the run diverged or is stuck (`halting.py`).
     """
     started = time.monotonic()
     if found is not None:
@@ -38,6 +38,9 @@ def fit(training: Training, found: checkpoint.Checkpoint | None) -> dict[str, An
             _finish_epoch(training)
         while training.epoch < training.recipe.epochs:
             train_epoch(training, trace)
+            halting.refuse_diverged_weights(training)
+            if _has_validation(training):
+                save_checkpoint(training)
             _finish_epoch(training)
     seconds = time.monotonic() - started
     return _facts(training, seconds, training.samples_done - first)
@@ -114,8 +117,7 @@ def _tell_delivered(training: Training, first_step: int) -> None:
 
 def _finish_epoch(training: Training) -> None:
     """Evaluate, adjust the schedule, write the epoch's checkpoint."""
-    halting.refuse_diverged_weights(training)
-    if "val" in training.dataset.split_names:
+    if _has_validation(training):
         training.errors = _evaluate(training)
         halting.refuse_diverged_evaluation(training, training.errors.loss)
         training.schedule = after_evaluation(training.recipe.rule, training.schedule, training.errors.top1_error)
@@ -131,6 +133,10 @@ def _finish_epoch(training: Training) -> None:
     training.reporter.progress(training.standing, force=True)
 
 
+def _has_validation(training: Training) -> bool:
+    return "val" in training.dataset.split_names
+
+
 def _evaluate(training: Training) -> Errors:
     context = training.context
     loading = training.recipe.loader.model_copy(
@@ -140,7 +146,10 @@ def _evaluate(training: Training) -> Errors:
         training.dataset, loading, split="val", rank=context.replica, world_size=context.num_replicas,
         device=context.device, views=1,
     ) as loader:  # fmt: skip
-        return evaluate(training.network, loader, training.recipe.precision, group=context.replicas)
+        return evaluate(
+            training.network, loader, training.recipe.precision, group=context.replicas,
+            before_batch=halting.stop_in_evaluation(training),
+        )  # fmt: skip
 
 
 def _trace(training: Training) -> Any:

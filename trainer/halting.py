@@ -4,7 +4,9 @@ Checked before a step changes the weights: the loss, and in reported steps the g
 written: the weights, which a gradient between two reports may have spoilt. So no checkpoint holds a diverged step.
 """
 
+import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from augment.loader import Batch
-from ingest.errors import TenchError
+from ingest.errors import Interrupted, TenchError
+from trainer import checkpoint
 from trainer.dropout import DropoutKey
 from trainer.guards import MAX_KEYS, Divergence, stuck_words, suspects
 from trainer.norms import StepNorms, all_finite
@@ -20,6 +23,9 @@ from trainer.precision import computing
 from trainer.reduce import sum_over_ranks
 from trainer.step import micro_batches
 from trainer.training import Training
+
+LOOK_EVERY = 4
+"""Batches of an evaluation between two looks whether the run is to stop."""
 
 Losses = npt.NDArray[np.float64]
 
@@ -43,9 +49,30 @@ def refuse_diverged_weights(training: Training) -> None:
 
 
 def refuse_diverged_evaluation(training: Training, loss: float) -> None:
-    """Raise TenchError if the loss of the evaluation is not finite. Every rank takes part, or none."""
+    """Raise TenchError if the loss of the evaluation is not finite; the checkpoint before it goes. Every rank takes part,
+    or none."""
     if not math.isfinite(loss):
+        if training.run is not None:
+            checkpoint.remove_unevaluated(training.run.place)
         raise _diverged(training, training.step, f"the loss is {loss}", None)
+
+
+def stop_in_evaluation(training: Training) -> Callable[[], None]:
+    """To be called before each batch of an evaluation by every rank: raises Interrupted on all of them before the same
+    batch, once rank 0 was asked to stop."""
+    batches = itertools.count()
+
+    def look() -> None:
+        if next(batches) % LOOK_EVERY:
+            return
+        asked = training.run is not None and training.run.stop_requested()
+        if sum(sum_over_ranks([float(asked)], training.context.device)):
+            raise Interrupted(
+                f"Stopped in the evaluation after step {training.step}; the checkpoint there is complete, and a resume "
+                "evaluates first."
+            )
+
+    return look
 
 
 def stuck(training: Training) -> TenchError | None:

@@ -1,13 +1,14 @@
 """A training run: in this process (0 workers), or as a Ray Train job. The only Ray Train import."""
 
 import os
+import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from ingest.dataset import Dataset
-from ingest.errors import DamageError, Interrupted, RefusedError, TenchError, UsageError
+from ingest.errors import DamageError, Interrupted, LostError, RefusedError, TenchError, UsageError, is_loss
 from ingest.progress import RunWriter, new_run_id, to_json
 from ingest.storage import Place
 from trainer import checkpoint, columns, model_card, transfer
@@ -111,9 +112,10 @@ def _with_ray(dataset: Dataset, settings: TrainSettings, run: RunWriter) -> dict
         "run": run.place.uri,
         "attempt": run.attempt,
         "threads": cpus,
+        "use_gpu": use_gpu,
     }
-    # Ray's own record of the run is not ours: it goes to a folder of its own, under a name that never comes again.
-    storage = run.place.local_path("ray") if run.place.is_local else Path("/tmp/tench-ray-train")
+    # Ray's own record of the run is not ours: it goes to a folder of its own, which goes with the job.
+    storage = run.place.local_path("ray") if run.place.is_local else Path(tempfile.mkdtemp(prefix="tench-train-"))
     trainer = TorchTrainer(
         _worker,
         train_loop_config=arguments,
@@ -155,7 +157,18 @@ def _fit(trainer: Any, run: RunWriter) -> None:
     while thread.is_alive():
         thread.join(0.2)
     if failures and _outcome_file(run.place, run.attempt) is None:
-        raise TenchError(f"the training job failed in Ray: {_last_words(failures[0])}") from failures[0]
+        error = failures[0]
+        if _is_loss(error):
+            raise LostError(f"the training job lost its workers in Ray: {_first_words(error)}") from error
+        raise TenchError(f"the training job failed in Ray: {_last_words(error)}") from error
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether processes went away, as often as Ray Train may replace them; not if code of a worker raised an error."""
+    from ray.train.v2._internal.exceptions import RayTrainError
+
+    failures = getattr(error, "worker_failures", {}).values() or [error]
+    return all(is_loss(failure) or isinstance(failure, RayTrainError) for failure in failures)
 
 
 def _worker(arguments: dict[str, Any]) -> None:
@@ -179,21 +192,29 @@ def _worker(arguments: dict[str, Any]) -> None:
     if rank == 0 or "error" in outcome:
         place.put_new(_outcome_path(attempt, rank), to_json(outcome))
     if "error" in outcome and dist.is_initialized():
-        # The others may wait for this rank in a collective, for minutes: it fails once this rank has left.
-        dist.destroy_process_group()
+        _let_the_others_go(dist.get_backend(), outcome["message"])
+
+
+def _let_the_others_go(backend: str, message: str) -> None:
+    """This rank ends with an error, and the others may wait for it in a collective, for minutes."""
+    import torch.distributed as dist
+
+    if backend == "nccl":
+        # Nobody there hears that a rank has left. Ray ends them all and starts anew; then the error that was written
+        # down ends every worker at once.
+        raise RuntimeError(message)
+    dist.destroy_process_group()  # gloo: their collective fails
 
 
 def _train_as(rank: int, place: Place, arguments: dict[str, Any]) -> dict[str, Any]:
     """Train as one of the ranks; rank 0 writes the run folder."""
     import ray.train
-    import torch
 
     from trainer.fit import RankContext, fit, prepare
 
     settings = TrainSettings.model_validate(arguments["settings"])
     opened = Dataset.open(arguments["dataset"])
-    use_gpu = torch.cuda.is_available() and settings.device != "cpu"
-    device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
+    device = _device(arguments["use_gpu"])
     world_size = ray.train.get_context().get_world_size()
     column = columns.join(rank, world_size, COLLECTIVE_TIMEOUT_S) if settings.split_columns else None
     context = RankContext(rank, world_size, device, arguments["threads"], column)
@@ -201,13 +222,21 @@ def _train_as(rank: int, place: Place, arguments: dict[str, Any]) -> dict[str, A
     try:
         chosen = transfer.with_initial(recipe(settings, opened), place)
         training = prepare(context, opened, chosen, settings, run)
-        found, _ = checkpoint.newest(place)
+        found = checkpoint.agreed(place, device)
         if found is None:
             transfer.load_initial(training.network, place)
         return fit(training, found)
     finally:
         if run is not None:
             run.flush()
+
+
+def _device(use_gpu: bool) -> Any:
+    """A worker's device. Not by what its machine has: workers without a GPU of their own would all take its first one."""
+    import ray.train.torch
+    import torch
+
+    return ray.train.torch.get_device() if use_gpu else torch.device("cpu")
 
 
 def _outcome(run: RunWriter) -> dict[str, Any]:
@@ -255,11 +284,10 @@ def _resources(settings: TrainSettings) -> tuple[int, bool]:
     import ray
 
     total = ray.cluster_resources()
-    gpus = int(total.get("GPU", 0))
-    use_gpu = settings.device == "gpu" or (settings.device == "auto" and gpus >= settings.num_workers > 0)
+    gpus, least = int(total.get("GPU", 0)), settings.min_workers or settings.num_workers
+    use_gpu = _takes_gpus(settings, gpus)
     granted = int(os.environ.get("TENCH_CPUS", total.get("CPU", 1)))
     cpus = settings.cpus_per_worker or max(1, granted // settings.num_workers)
-    least = settings.min_workers or settings.num_workers
     flag = f"--{'min' if settings.min_workers else 'num'}-workers {least}"
     if use_gpu and gpus < least:
         raise RefusedError(f"{flag}: the cluster has {gpus} GPUs, one is needed for each")
@@ -271,6 +299,12 @@ def _resources(settings: TrainSettings) -> tuple[int, bool]:
     return cpus, use_gpu
 
 
+def _takes_gpus(settings: TrainSettings, gpus: int) -> bool:
+    """Whether each worker gets a GPU of its own: as it was told, or because there are enough for the least of them."""
+    enough = gpus >= (settings.min_workers or settings.num_workers) > 0
+    return settings.device == "gpu" or (settings.device == "auto" and enough)
+
+
 def _remove_folder(folder: Path) -> None:
     import shutil
 
@@ -279,6 +313,11 @@ def _remove_folder(folder: Path) -> None:
         if not folder.exists():
             return
         time.sleep(0.2)
+
+
+def _first_words(error: BaseException) -> str:
+    """What happened, without Ray's advice on it."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _last_words(error: BaseException) -> str:

@@ -173,7 +173,7 @@ def _deviation(settings: NetworkSettings, name: str, weight: torch.Tensor) -> fl
     if settings.init == "he":
         return math.sqrt(2.0 / weight[0].numel())
     if settings.architecture == "cifar":
-        return CifarNet.DEVIATIONS[name if name.startswith("conv") else "fc"]
+        return CifarNet.deviation(settings, name)
     return DEVIATIONS[settings.init].get(name, 0.01)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from augment.settings import LoaderSettings
 from ingest.dataset import Dataset
+from ingest.errors import UsageError
 from trainer.settings import TrainSettings
 from trainer.switches import NetworkSettings, Recipe, RuleSettings, switch
 
@@ -15,11 +16,16 @@ MUSEUM_LOADER = {"order": "fixed", "mean": "centre", "colour": "museum", "divide
 PUBLISHED_STD = (58.395, 57.12, 57.375)
 """torchvision's standard deviations of red, green and blue, 0.229, 0.224 and 0.225, in pixel units."""
 
+PUBLISHED = ("museum145", "paper", "convnet2", "caffe", "torchvision", "cnn_star")
+AS_RELEASED = ("museum145", "paper", "convnet2", "cnn_star", "fast")
+"""Presets whose labels are those of the released network: its own, and those that do not say otherwise."""
+
 PRESETS: dict[str, Row] = {
     "museum145": {
         "run": {"epochs": 91, "precision": "fp32"},
         "network": {},
-        # The epochs at which the author of the released network lowered the rates of its 2012 run by hand.
+        # The epochs at which the author of the released network lowered the rates of its 2012 run by hand, taken as
+        # epochs that were done by then. Whether the notes count the one under way (from 1) is not known.
         "rule": {
             "schedule": "epochs", "divide_at": (25, 51, 79), "lower_biases": False,
             "layer_rates": {"conv1": ((67, 1e-5), (72, 0.0))},
@@ -65,13 +71,14 @@ PRESETS: dict[str, Row] = {
     "cnn_star": {
         "run": {"epochs": 54, "precision": "fp32"},
         "network": {"sixth": True},
-        # The released fine-tuning run: the new last layer learns quickly from its 300th batch to epoch 9.
+        # The released fine-tuning run: the new last layer learns quickly from its 300th batch to epoch 9. The notes'
+        # batches are files of 1,024 pictures: 300 of them are 0.24 of ILSVRC-2012's 1,281,167.
         "rule": {
             "learning_rate": 0.001, "schedule": "epochs", "divide_at": (22, 42), "lower_biases": False,
             "bias_rate_factor": 20.0,
             "layer_rates": {
                 "conv1": ((0, 1e-4), (5, 1e-5), (7, 0.0)),
-                "fc8": ((0, 1e-3), (0.03, 1e-2), (9, 1e-3), (22, 1e-4), (42, 1e-5)),
+                "fc8": ((0, 1e-3), (0.24, 1e-2), (9, 1e-3), (22, 1e-4), (42, 1e-5)),
             },
         },
         "loader": {**MUSEUM_LOADER, "colour_until_epoch": 38, "crop_chunk": 32},
@@ -105,7 +112,8 @@ VARIANTS: dict[str, Row] = {
     "no_overlap": {"network": {"pool": 2}},
     "tanh": {"network": {"activation": "tanh"}},
     "sigmoid": {"network": {"activation": "sigmoid"}},
-    "no_colour": {"loader": {"colour": "none", "divide": 1.0}},
+    # Pictures as in evaluation from the first epoch on: neither the noise nor the division that goes with it.
+    "no_colour": {"loader": {"colour": "none", "colour_until_epoch": 0}},
     "no_dropout": {"network": {"dropout": "none"}},
     "no_conv3": {"network": {"without": "conv3"}},
     "no_conv4": {"network": {"without": "conv4"}},
@@ -118,7 +126,7 @@ VARIANTS: dict[str, Row] = {
 
 def recipe(settings: TrainSettings, dataset: Dataset) -> Recipe:
     """What a run will do: the preset, its variants, the settings that were given, single switches; for the dataset's
-    classes. Each takes the place of what stands before it."""
+    classes. Each takes the place of what stands before it. Raises UsageError for rates of layers that there are not."""
     row: Row = {part: dict(PRESETS[settings.preset][part]) for part in ("run", "network", "rule", "loader")}
     for variant in settings.variant:
         for part, switches in VARIANTS[variant].items():
@@ -129,37 +137,64 @@ def recipe(settings: TrainSettings, dataset: Dataset) -> Recipe:
     for part, name, value in map(switch, settings.switch):
         row[part][name] = value
     loader = LoaderSettings(seed=settings.seed, **row["loader"])
+    network = NetworkSettings(num_classes=max(dataset.num_classes, 2), side=loader.crop, **row["network"])
+    rule = RuleSettings(**row["rule"])
+    _refuse_rates_of_nothing(rule, network)
     return Recipe(
-        preset=settings.preset,
-        seed=settings.seed,
-        network=NetworkSettings(num_classes=max(dataset.num_classes, 2), side=loader.crop, **row["network"]),
-        rule=RuleSettings(**row["rule"]),
-        loader=loader,
-        **row["run"],
-    )
+        preset=settings.preset, seed=settings.seed, network=network, rule=rule, loader=loader, **row["run"]
+    )  # fmt: skip
+
+
+def _refuse_rates_of_nothing(rule: RuleSettings, network: NetworkSettings) -> None:
+    """Raise UsageError if a layer is given a rate that the network does not have."""
+    from trainer.transfer import layers_of, shapes
+
+    if not rule.layer_rates:
+        return
+    layers = layers_of(shapes(network))
+    if unknown := [name for name in rule.layer_rates if name not in layers]:
+        raise UsageError(
+            f"rule.layer_rates: this network has no {', '.join(unknown)}; its layers are {', '.join(layers)}"
+        )
 
 
 def misfits(settings: TrainSettings, dataset: Dataset) -> list[str]:
-    """Where the dataset was made otherwise than the preset's network was trained (rows 1-3, 12 and 37 of the table of
-    switches), or cannot be made so; each a sentence."""
-    preset, made = settings.preset, dataset.settings
+    """Where the dataset was made otherwise than the preset's network was trained (rows 1-3, 12, 36 and 37 of the table of
+    switches), or cannot be made so, or lacks what the schedule needs; each a sentence."""
+    preset, made, chosen = settings.preset, dataset.settings, recipe(settings, dataset)
     side = 32 if preset == "cifar" else 256
     few = dataset.num_classes != 1000 and preset not in ("demo", "cifar")
     said = {
+        "The dataset has no val split: schedule plateau, which waits for the validation error to stall, never lowers the "
+        "rate.": chosen.rule.schedule == "plateau" and "val" not in dataset.split_names,
         "Labels are in ILSVRC order; class 0 is ILSVRC2012_ID 1.": (
             preset in ("caffe", "torchvision") and made.label_order != "wnid"
         ),
         "Labels are in wnid order, those of the released network in ILSVRC order: its outputs come in another order, "
-        "which changes nothing else.": preset in ("museum145", "convnet2", "cnn_star") and made.label_order == "wnid",
+        "which changes nothing else.": preset in AS_RELEASED and made.label_order == "wnid",
         "Samples lie in the source's order, and this preset visits them in a fixed order: classes come in runs.": (
-            PRESETS[preset]["loader"].get("order") == "fixed" and made.order == "source"
+            chosen.loader.order == "fixed" and made.order == "source"
         ),
         "Caffe warped pictures to a square and kept their raw pixels in BGR order; here they are scaled, cut and RGB"
         + (", and stored as JPEG." if dataset.payload == "jpeg" else "."): preset == "caffe",
         "torchvision trained on crops of random area and aspect of the original pictures, scaled to 224; here crops of "
         "224 are cut from pictures of 256.": preset == "torchvision",
+        "cuda-convnet2 shrank pictures to averages of areas and stored them as JPEG of quality 95; here the filter is "
+        f"{made.filter}, {_stored_as(dataset)}.": preset == "convnet2",
+        "Pictures were turned as their EXIF orientation says, which no published network's were.": (
+            preset in PUBLISHED and made.orientation == "obey"
+        ),
+        "The JPEG decoder shrank large pictures before the filter did (draft), which no published network's was let do.": (
+            preset in PUBLISHED and made.draft
+        ),
+        f"{len(dataset.manifest.quarantine):,} pictures could not be decoded and were left out; {preset} had no such "
+        "pictures, or stopped at them.": bool(dataset.manifest.quarantine) and preset in ("convnet2", "torchvision"),
         f"Pictures are {dataset.side} pixels wide; the preset was made for {side}.": dataset.side != side,
         f"The dataset has {dataset.num_classes} classes; schedules and learning rate of {preset} are those for the "
         "1,000 of ImageNet, and may not learn on few pictures (preset demo does).": few,
     }
     return [sentence for sentence, holds in said.items() if holds]
+
+
+def _stored_as(dataset: Dataset) -> str:
+    return f"stored as JPEG of quality {dataset.settings.quality}" if dataset.payload == "jpeg" else "stored raw"

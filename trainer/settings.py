@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from ingest.settings import Content, Execution, Settings
+from ingest.settings import Content, Execution, Settings, Uri
 from trainer.switches import Precision, PresetName, switch
 
 VariantName = Literal[
@@ -62,7 +62,7 @@ class TrainSettings(Settings):
     seed: Annotated[int, Content, Field(ge=0, le=2**63 - 1)] = 0
     """Seed of initial weights, order, crops, flips, colour and dropout."""
 
-    initial: Annotated[str | None, Execution, Field(min_length=1, max_length=2000)] = None
+    initial: Annotated[Uri | None, Execution] = None
     """Run whose newest checkpoint the weights are taken from at the start: its folder, or run:ID for the one of this name
     beside this run (a job of the service); layers that do not fit are drawn."""
 

@@ -136,7 +136,7 @@ class RuleSettings(Settings):
     """Epochs in which the rate rises linearly from nothing to where the schedule has it (for large batches)."""
 
     divide_at: Annotated[tuple[int, ...], Content] = ()
-    """Epochs (from 0) at which the rate is divided, for schedule `epochs`."""
+    """Epochs at which the rate is divided, for schedule `epochs`, counted from 0: at 25, once 25 epochs are done."""
 
     divide_by: Annotated[float, Content, Field(gt=1)] = 10.0
     """What the rate is divided by, for schedules `epochs` and `plateau`."""
@@ -158,7 +158,7 @@ class RuleSettings(Settings):
 
     layer_rates: Annotated[dict[LayerName, tuple[FromEpoch, ...]], Content] = {}  # noqa: RUF012 - pydantic copies it
     """Rates of single layers: {layer: [[epoch, rate], ...]}. From that epoch on (it may be a fraction) the layer's
-    weights have that rate; 0 freezes the layer."""
+    weights have that rate; 0 freezes the layer. Epochs are counted as those of `divide_at`."""
 
 
 class InitialWeights(Settings):

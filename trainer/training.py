@@ -150,17 +150,20 @@ def _built(context: RankContext, recipe: Recipe) -> Network:
 
 
 def save_checkpoint(training: Training) -> None:
-    """Write a checkpoint (rank 0 only; every rank takes part)."""
+    """Write a checkpoint (rank 0 only; every rank takes part). One before an evaluation is not spoken of, and no older
+    one goes: `save_checkpoint` after the evaluation completes it."""
     training.saved_at = time.monotonic()
-    training.good_checkpoint = f"that of step {training.step:,}"
     network, velocity = training.network.state_dict(), training.rule.state_dict()
     if isinstance(training.network, ColumnNet):
         network, velocity = training.network.whole(network), training.network.whole(velocity)
+    path = ""
+    if training.run is not None:
+        path = checkpoint.save(training.run.place, training.run.attempt, _state(training), network, velocity)
+    if training.evaluation_due:
+        return
+    training.good_checkpoint = f"that of step {training.step:,}"
     if training.run is None:
         return
-    path = checkpoint.save(
-        training.run.place, training.run.attempt, _state(training), network, velocity
-    )  # fmt: skip
     checkpoint.prune(training.run.place, training.settings.keep_checkpoints)
     training.good_checkpoint += f" ({path})"
     training.run.event(

@@ -144,7 +144,7 @@ class _Now(Collector):
     def _of_cluster(self) -> Iterator[Metric]:
         note = self._service.ray_note()
         yield _gauge("tench_ray_reachable", "1 while Ray answers.", (), [((), note["reachable"])])
-        nodes = note["nodes"]
+        nodes = note["nodes"] if note["reachable"] else []
         for name, (field, words) in NODE_FIGURES.items():
             samples = _numbers(((node["name"],), node.get(field)) for node in nodes)
             yield _gauge(f"tench_node_{name}", words, ("node",), samples)

@@ -59,6 +59,9 @@ class DatasetsView(View):
     datasets: list[DatasetView]
     """By name."""
 
+    unfinished: list[str]
+    """Roots that hold so many folders that not all of them were looked into; usually none."""
+
 
 class ClassView(View):
     """A class of a dataset; labels are positions in the list."""

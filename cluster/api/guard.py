@@ -16,6 +16,7 @@ from cluster.access import Tokens, host_allowed
 from cluster.api.counters import Requests
 from cluster.api.problems import Problem
 from cluster.api.rates import Rate, Rates
+from ingest.errors import TenchError
 
 MAX_BODY_BYTES = 1_000_000
 OPEN_PATHS = ("/", "/healthz", "/readyz")
@@ -93,7 +94,10 @@ class Guard:
         if self._tokens is None or _is_open(scope["path"]):
             return LOCAL
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        found = self._tokens.check(token.strip()) if scheme.lower() == "bearer" else None
+        try:
+            found = self._tokens.check(token.strip()) if scheme.lower() == "bearer" else None
+        except (TenchError, OSError) as error:
+            raise Problem(503, f"No token can be checked now: {error}", headers={"Retry-After": "10"}) from error
         if found is None:
             raise Problem(401, "A token is needed: send `Authorization: Bearer TOKEN`; `tench token add` makes one.")
         name, right = found

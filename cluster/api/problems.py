@@ -1,5 +1,6 @@
 """Errors over HTTP: RFC 9457 problem details, with the field at fault."""
 
+import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -66,6 +67,16 @@ class Problem(HTTPException):
         return problem_response(self.status_code, self.detail, self.errors, self.headers)
 
 
+class _ProblemResponse(JSONResponse):
+    """Words of other programs may hold what is no text (names of files): such characters travel escaped."""
+
+    media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return json.dumps(content).encode()
+
+
 def problem_response(
     status: int, detail: str, errors: Sequence[tuple[str, str]] = (), headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
@@ -79,7 +90,7 @@ def problem_response(
     if errors:
         body["errors"] = [{"field": field, "detail": words} for field, words in errors]
     told = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
-    return JSONResponse(body, status, {**told, **(headers or {})}, media_type=MEDIA_TYPE)
+    return _ProblemResponse(body, status, {**told, **(headers or {})})
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

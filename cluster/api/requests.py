@@ -80,7 +80,7 @@ def dry_run(request: JobRequest, settings: Settings, capacity: Capacity | None, 
     if capacity is not None:
         needs = needs_of(request.kind, values, capacity)
         facts["needs"] = {"cpus": needs.cpus, "gpus": needs.gpus, "memory_bytes": needs.memory}
-        facts["never"] = never_fits(needs, capacity)
+        facts["never"] = never_fits(request.kind, values, needs, capacity)
     try:
         return facts | _forecast(settings, values, runs)
     except TenchError as error:

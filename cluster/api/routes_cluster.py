@@ -37,8 +37,8 @@ def add_cluster(app: FastAPI, service: Service, counters: Counters) -> None:
         }
 
     @app.get("/healthz")
-    def healthz() -> HealthView:
-        """The process answers."""
+    async def healthz() -> HealthView:
+        """The process answers: without a thread, of which there may be none left for a moment."""
         return HealthView(status="ok")
 
     @app.get("/readyz", response_model=ReadyView, responses=dict(NOT_READY))

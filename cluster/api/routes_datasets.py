@@ -38,7 +38,7 @@ def add_datasets(app: FastAPI, service: Service) -> None:
     @app.get("/v1/datasets", response_model=DatasetsView)
     def list_datasets() -> dict[str, Any]:
         """The sealed datasets under the service's roots."""
-        return {"datasets": service.library.datasets()}
+        return {"datasets": service.library.datasets(), "unfinished": service.library.unfinished()}
 
     @app.get(
         "/v1/datasets/{dataset_id}", response_model=DatasetDetailView, response_model_exclude_unset=True,

@@ -10,8 +10,8 @@ from cluster.api.examples import JOB_EXAMPLES
 from cluster.api.problems import Problem, problems
 from cluster.api.requests import checked_settings, dry_run, key_of, new_job
 from cluster.api.service import JobId, Service
-from cluster.api.views import DryRunView, JobsPage, JobView
-from cluster.jobs import State
+from cluster.api.views import DryRunView, JobsPage, JobView, MovesView
+from cluster.jobs import Job, State
 from cluster.launcher import Nodes
 from cluster.ledger import Capacity
 from cluster.settings import KINDS, JobRequest, Kind
@@ -43,7 +43,7 @@ def add_jobs(app: FastAPI, service: Service) -> None:
         settings = checked_settings(body, service.store, service.roots)
         if dry:
             return JSONResponse(dry_run(body, settings, _capacity(service.ray_note()), service.runs))
-        caller = request.scope["state"]["caller"]
+        caller = _caller(request)
         key = key_of(idempotency_key, body, caller)
         try:
             job, made = service.store.add(new_job(body, settings, caller), key)
@@ -70,6 +70,11 @@ def add_jobs(app: FastAPI, service: Service) -> None:
         """One job."""
         return service.view(service.job(job_id))
 
+    @app.get("/v1/jobs/{job_id}/moves", response_model=MovesView, responses=problems(404))
+    def moves(job_id: JobId) -> dict[str, Any]:
+        """What has become of a job: every change of its state, when, why, and on whose wish."""
+        return {"moves": service.store.moves(service.job(job_id).id)}
+
     @app.get("/v1/kinds")
     def kinds() -> dict[str, dict[str, Any]]:
         """The settings of each kind of job, as JSON schema: from it come the page's forms."""
@@ -80,26 +85,37 @@ def add_wishes(app: FastAPI, service: Service) -> None:
     """What one may wish of a job that is there."""
 
     @app.post("/v1/jobs/{job_id}/stop", response_model=JobView, responses=problems(404, 409, 503))
-    def stop(job_id: JobId) -> dict[str, Any]:
+    def stop(job_id: JobId, request: Request) -> dict[str, Any]:
         """Ask a job to stop at its next safe point; what it has finished is kept."""
-        return _wish(service, job_id, "stop")
+        return _wish(service, job_id, "stop", _caller(request))
 
-    @app.post("/v1/jobs/{job_id}/resume", response_model=JobView, responses=problems(404, 409, 503))
-    def resume(job_id: JobId) -> dict[str, Any]:
+    @app.post("/v1/jobs/{job_id}/resume", response_model=JobView, responses=problems(403, 404, 409, 422, 503))
+    def resume(job_id: JobId, request: Request) -> dict[str, Any]:
         """Queue a failed or stopped job again: it goes on from what it has finished."""
-        return _wish(service, job_id, "resume")
+        checked_settings(_asked_again(service.job(job_id)), service.store, service.roots)
+        return _wish(service, job_id, "resume", _caller(request))
 
     @app.post("/v1/jobs/{job_id}/clone", status_code=201, response_model=JobView, responses=problems(404))
     def clone(job_id: JobId, request: Request) -> dict[str, Any]:
         """A new job with the settings of another one."""
         job = service.job(job_id)
-        body = JobRequest(kind=job.kind, settings=job.settings, priority=job.priority, name=job.name)
+        body = _asked_again(job)
         settings = checked_settings(body, service.store, service.roots)
-        made, _ = service.store.add(new_job(body, settings, request.scope["state"]["caller"]))
+        made, _ = service.store.add(new_job(body, settings, _caller(request)))
         return service.view(made)
 
 
-def _wish(service: Service, job_id: str, what: Literal["stop", "resume"]) -> dict[str, Any]:
+def _caller(request: Request) -> str:
+    return str(request.scope["state"]["caller"])
+
+
+def _asked_again(job: Job) -> JobRequest:
+    """What the job was asked for, as a request of now."""
+    same = {name: getattr(job, name) for name in ("kind", "settings", "priority", "name", "max_attempts")}
+    return JobRequest.model_validate(same)
+
+
+def _wish(service: Service, job_id: str, what: Literal["stop", "resume"], by: str) -> dict[str, Any]:
     """Note a wish; the watcher may move the job meanwhile, then it is read again."""
     for _ in range(WISH_TRIES):
         job = service.job(job_id)
@@ -108,7 +124,7 @@ def _wish(service: Service, job_id: str, what: Literal["stop", "resume"]) -> dic
         if what == "resume" and job.state not in ("failed", "stopped"):
             raise Problem(409, f"Job {job_id} is {job.state}; only a failed or stopped job can be resumed.")
         try:
-            after = service.store.wish(job, stop=what == "stop", resume=what == "resume")
+            after = service.store.wish(job, by=by, stop=what == "stop", resume=what == "resume")
             return service.view(after)
         except Superseded:
             time.sleep(0.01)

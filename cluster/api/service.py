@@ -15,6 +15,7 @@ from cluster.api.rates import Streams
 from cluster.datasets import Library
 from cluster.jobs import ADMITTED, Job
 from cluster.launcher import RayJobs
+from cluster.settings import RUN_ID
 from cluster.store import Store
 from cluster.watcher import RAY_NOTE
 from ingest.progress import Progress, RunReader
@@ -52,7 +53,7 @@ class Service:
 
     def job(self, job_id: JobId) -> Job:
         """A job. Raises Problem 404."""
-        found = self.store.job(job_id)
+        found = self.store.job(job_id) if RUN_ID.fullmatch(job_id) else None
         if found is None:
             raise Problem(404, f"There is no job {job_id!r}; GET /v1/jobs lists them.")
         return found

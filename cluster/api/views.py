@@ -76,8 +76,14 @@ class JobView(View):
     stop_requested: bool
     """Somebody wants it stopped."""
 
+    stop_by: str | None
+    """Name of the token that wanted it stopped last."""
+
     resume_requested: bool
     """Somebody wants it resumed."""
+
+    resume_by: str | None
+    """Name of the token that wanted it resumed last."""
 
     error: str | None
     """Why it failed, stopped or was lost."""
@@ -115,6 +121,35 @@ class JobsPage(View):
 
     next: str | None
     """Cursor of the next page; null on the last."""
+
+
+class MoveView(View):
+    """A change of a job's state."""
+
+    number: int
+    """0 when it was asked for, then 1, 2, ..."""
+
+    state_before: str
+    """Its state before; empty when it was asked for."""
+
+    state: State
+    """Its state afterwards."""
+
+    at: float
+    """When, in Unix seconds."""
+
+    by: str
+    """Name of the token whose wish it was; `watcher` where it followed from what was seen."""
+
+    reason: str
+    """Why, as a sentence."""
+
+
+class MovesView(View):
+    """What has become of a job."""
+
+    moves: list[MoveView]
+    """In order."""
 
 
 class EventsView(View):

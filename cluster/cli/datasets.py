@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from cluster.cli.flags import Json, Server, Switch, Yes, connect, home, print_json, store_place
+from cluster.cli.flags import Json, Server, StoreFlag, Switch, Yes, connect, home, print_json, store_place
 from cluster.client import Client
 from ingest.errors import RefusedError, UsageError
 
@@ -67,6 +67,7 @@ def rm(
     *,
     force: Annotated[bool, Switch] = False,
     yes: Yes = False,
+    store: StoreFlag = None,
     server: Server = None,
     json: Json = False,
 ) -> int:
@@ -87,7 +88,7 @@ def rm(
         _confirm(found["uri"], yes)
         facts = client.remove_dataset(found["dataset_id"], found["uri"], force)
     else:
-        facts = _remove_here(dataset, force, yes)
+        facts = _remove_here(dataset, store_place(home(), store), force, yes)
     if json:
         return print_json(facts)
     from cluster.cli.display import facts_lines
@@ -116,14 +117,14 @@ def _found(client: Client, letters: str) -> dict[str, Any]:
     return matching[0]
 
 
-def _remove_here(dataset: str, force: bool, yes: bool) -> dict[str, Any]:
+def _remove_here(dataset: str, store: str, force: bool, yes: bool) -> dict[str, Any]:
     from cluster.upkeep.removal import belongings, refuse_used, remove
     from cluster.upkeep.works import read_works
     from ingest.storage import Place
 
     place = Place(dataset)
     parts = belongings(place)
-    refuse_used(place, read_works(home() / "runs", store_place(home())), force)
+    refuse_used(place, read_works(home() / "runs", store), force)
     _confirm(place.uri, yes)
     return remove(place, parts)
 

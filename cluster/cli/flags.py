@@ -16,6 +16,12 @@ Json = Annotated[bool, Parameter(negative="", help="Print one JSON object on sta
 JsonLines = Annotated[bool, Parameter(negative="", help="Print what comes as lines of JSON on standard output.")]
 Server = Annotated[str | None, Parameter(help="Address of the service; TENCH_SERVER unless given.")]
 Yes = Annotated[bool, Parameter(negative="", help="Do it, and do not ask.")]
+StoreFlag = Annotated[
+    str | None,
+    Parameter(
+        help="As `tench serve --store`; unless given, TENCH_STORE, or where the last service of HOME kept its jobs."
+    ),
+]
 JobId = Annotated[str, Parameter(help="Id of the job; `tench jobs list` shows them.")]
 
 
@@ -25,8 +31,10 @@ def home() -> Path:
 
 
 def store_place(home: Path, given: str | None = None) -> str:
-    """Where a service of HOME remembers its jobs, as `tench serve` takes it: --store, TENCH_STORE, HOME/store.sqlite."""
-    return given or os.environ.get("TENCH_STORE") or str(home / "store.sqlite")
+    """Where a service of HOME remembers its jobs: --store, TENCH_STORE, where its last service did, HOME/store.sqlite."""
+    from cluster.engines import noted_place
+
+    return given or os.environ.get("TENCH_STORE") or noted_place(home) or str(home / "store.sqlite")
 
 
 def connect(server: str | None) -> "Client":

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from cluster.cli.flags import Flat, Json, Yes, home, print_json, store_place
+from cluster.cli.flags import Flat, Json, StoreFlag, Yes, home, print_json, store_place
 from cluster.upkeep.keeping import KeepSettings
 from ingest.words import counted, size_words
 
 T = TypeVar("T")
-Store = Annotated[
-    str | None, Parameter(help="As `tench serve --store`; TENCH_STORE or HOME/store.sqlite unless given.")
-]
 KEEP_DEFAULTS = KeepSettings()
 HEADINGS = {
     "old run": "run folders, ended long ago",
@@ -47,7 +44,7 @@ def add_to(app: App) -> None:
 def gc(
     *,
     settings: Annotated[KeepSettings, Flat] = KEEP_DEFAULTS,
-    store: Store = None,
+    store: StoreFlag = None,
     yes: Yes = False,
     json: Json = False,
 ) -> int:
@@ -100,7 +97,7 @@ def _kept_house(home: Path, store: str, settings: KeepSettings, yes: bool) -> tu
     knows_jobs = "://" in store or Path(store).exists()
     aside = housekeeping.left_aside(runs)
     removals = decide(housekeeping.facts_of(works, runs, knows_jobs), settings, now)
-    left = leftovers.leftovers(works, now - seconds(settings.leftovers_after))
+    left = leftovers.leftovers(now - seconds(settings.leftovers_after))
     if yes:
         removals = housekeeping.still_free(removals, works, read_works(runs, store), runs)
     rows = [Row(str(path), housekeeping.size_of(path).bytes, "removed before") for path in aside]

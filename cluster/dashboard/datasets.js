@@ -16,9 +16,10 @@ export async function datasetsPage(main, signal) {
   let shown = "";
   while (!signal.aborted) {
     try {
-      const { datasets } = await getJson("/v1/datasets", signal);
-      const text = JSON.stringify(datasets);
-      if (text !== shown) place.replaceChildren(datasets.length ? datasetTable(datasets) : empty());
+      const { datasets, unfinished } = await getJson("/v1/datasets", signal);
+      const text = JSON.stringify([datasets, unfinished]);
+      if (text !== shown)
+        place.replaceChildren(...unfinished.map(cutShort), datasets.length ? datasetTable(datasets) : empty());
       shown = text;
     } catch (error) {
       if (!signal.aborted && !shown) place.replaceChildren(errorBox(error, "The datasets could not be listed"));
@@ -26,6 +27,9 @@ export async function datasetsPage(main, signal) {
     await pause(EVERY_MS, signal);
   }
 }
+
+const cutShort = (root) =>
+  h("p", { role: "status" }, `${root} holds too many folders: datasets deep inside may be missing from this list.`);
 
 function empty() {
   return h(

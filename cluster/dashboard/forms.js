@@ -2,7 +2,7 @@
 
 import * as f from "./format.js";
 import { errorBox, h, notice } from "./elements.js";
-import { getJson, newKey, postJson, Problem } from "./http.js";
+import { getExactJson, getJson, newKey, postJson, Problem } from "./http.js";
 import { check, fromText, toText, typeOf } from "./fields.js";
 import { dryRunCard } from "./dry_run.js";
 
@@ -12,7 +12,7 @@ export async function newJobPage(main, signal, kind, query) {
   const schema = kinds[kind];
   if (!schema) throw new Error(`There is no kind of job named "${kind}". There are: ${Object.keys(kinds).join(", ")}.`);
   const cloned = query.get("clone")
-    ? await getJson(`/v1/jobs/${encodeURIComponent(query.get("clone"))}`, signal)
+    ? await getExactJson(`/v1/jobs/${encodeURIComponent(query.get("clone"))}`, signal)
     : null;
   const given = { ...cloned?.settings, ...Object.fromEntries(query) }; // #/new/train?dataset=... fills one field
   const form = buildForm(kind, schema, given, cloned ?? {});
@@ -70,6 +70,13 @@ function ownFields(cloned) {
     maximum: 100,
     description: "Jobs of higher priority start first.",
   };
+  const attempts = {
+    type: "integer",
+    default: 3,
+    minimum: 1,
+    maximum: 1000,
+    description: "Attempts, if processes are lost: each goes on from what is finished.",
+  };
   const name = {
     type: "string",
     nullable: true,
@@ -80,6 +87,7 @@ function ownFields(cloned) {
     name: makeField("name", name, false, cloned.name || undefined),
     after: makeField("after", after, false),
     priority: makeField("priority", priority, false, cloned.priority),
+    max_attempts: makeField("max_attempts", attempts, false, cloned.max_attempts),
   };
 }
 

@@ -3,6 +3,7 @@
 
 const TOKEN_KEY = "tench-token";
 const SILENT_MS = 45_000; // the service speaks at least every 15 s on an open stream
+const BUSY_PAUSE_MS = 2000; // of a service that asks to come again
 const RETRY_MS = [500, 1000, 2000, 5000, 10_000];
 
 let clockOffset = 0; // ms that the service's clock is ahead of this one
@@ -30,17 +31,26 @@ export async function getJson(path, signal) {
   return (await request(path, { signal })).json();
 }
 
+/** The same, with whole numbers that are too large for a Number as BigInt (where the browser tells their digits). */
+export async function getExactJson(path, signal) {
+  return JSON.parse(await getText(path, signal), (_, value, context) =>
+    Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source ? BigInt(context.source) : value,
+  );
+}
+
 export async function getText(path, signal) {
   return (await request(path, { signal })).text();
 }
 
 /** A picture, drawn without an object URL, so that the page's content policy stays strict. null: there is none yet. */
-export async function getPicture(path, signal) {
+export async function getPicture(path, signal, tries = 5) {
   try {
     return await createImageBitmap(await (await request(path, { signal, cache: "no-cache" })).blob());
   } catch (error) {
     if (error instanceof Problem && error.status === 404) return null;
-    throw error;
+    if (!(error instanceof Problem && error.status === 503) || tries <= 1) throw error;
+    await pause(BUSY_PAUSE_MS, signal);
+    return getPicture(path, signal, tries - 1);
   }
 }
 

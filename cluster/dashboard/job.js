@@ -52,6 +52,7 @@ async function watch(view) {
 async function reread(view) {
   try {
     setJob(view, await getJson(view.path, view.signal));
+    view.streamed = "ended";
   } catch (error) {
     if (!view.signal.aborted) view.streamed = "lost";
   }

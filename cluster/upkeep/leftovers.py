@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,6 @@ import psutil
 from augment.settings import LoaderSettings
 from cluster.ray_session import FOLDER_PREFIX, command_line
 from cluster.upkeep.housekeeping import remove_aside, size_of
-from cluster.upkeep.works import Work
-
-CACHE_SWITCH = "loader.cache="
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +22,13 @@ class Leftover:
     reason: str
 
 
-def leftovers(works: Iterable[Work], before: float, temporary: Path = Path("/tmp")) -> list[Leftover]:
+def leftovers(before: float, temporary: Path = Path("/tmp")) -> list[Leftover]:
     """Those that were last written before a time (Unix seconds)."""
     found = [
         Leftover(path, size_of(path).bytes, "Ray folder") for path in ray_folders(temporary) if _is_before(path, before)
     ]
-    for cache in caches(works):
-        staged = [path for path in _staged(cache) if _is_before(path, before) and not _is_locked(path)]
-        found += [Leftover(path, path.lstat().st_size, "cache file") for path in staged]
-    return found
+    staged = [path for path in _staged(cache_folder()) if _is_before(path, before) and not _is_locked(path)]
+    return found + [Leftover(path, path.lstat().st_size, "cache file") for path in staged]
 
 
 def ray_folders(temporary: Path) -> Iterator[Path]:
@@ -45,11 +40,9 @@ def ray_folders(temporary: Path) -> Iterator[Path]:
             yield folder
 
 
-def caches(works: Iterable[Work]) -> list[Path]:
-    """The folders of the loaders' caches: the usual one, and those that trainings were told."""
-    told = [text for work in works for text in work.settings.get("switch") or () if text.startswith(CACHE_SWITCH)]
-    named = {LoaderSettings.model_fields["cache"].default, *(text.removeprefix(CACHE_SWITCH) for text in told)}
-    return sorted(Path(name).expanduser() for name in named)
+def cache_folder() -> Path:
+    """The folder of the loaders' cache."""
+    return Path(LoaderSettings.model_fields["cache"].default).expanduser()
 
 
 def remove(leftover: Leftover) -> None:

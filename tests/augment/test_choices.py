@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment.choices import choose, quantiles
+from augment.choices import choose, quantiles, view_choices
 from augment.random_words import philox4x32, words
 from augment.settings import LoaderSettings
 from augment.views import evaluation_views
@@ -112,6 +112,15 @@ def test_noise_and_flips_can_be_switched_off() -> None:
     ending = LoaderSettings(colour_until_epoch=3)
     assert choose(ending, 256, PCA, 2, samples, samples).offset.any(axis=1).all()
     assert not choose(ending, 256, PCA, 3, samples, samples).offset.any()
+
+
+def test_the_divisor_is_that_of_evaluation_once_the_noise_is_over() -> None:
+    samples = np.arange(3)
+    ending = LoaderSettings(colour_until_epoch=3, divide=1.5, divide_test=60.0)
+    assert choose(ending, 256, PCA, 2, samples, samples).divide.tolist() == [1.5] * 3
+    assert choose(ending, 256, PCA, 3, samples, samples).divide.tolist() == [60.0] * 3
+    assert view_choices(ending, 256, 10, 3).divide.tolist() == [60.0] * 30
+    assert choose(LoaderSettings(divide=1.5), 256, PCA, 90, samples, samples).divide.tolist() == [1.5] * 3
 
 
 def test_choices_are_spread_evenly_and_change_with_the_epoch() -> None:

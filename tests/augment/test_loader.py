@@ -22,6 +22,9 @@ VARIANTS: list[dict[str, Any]] = [
     {"output": "uint8"},
     {"mean": "centre", "colour": "paper", "divide": 1.1},
     {"mean": "channel", "colour": "none", "crop": 227, "divide": 57.3},
+    {"mean": "centre", "colour_until_epoch": 4, "divide": 1.1},
+    {"mean": "centre", "colour_until_epoch": 3, "divide": 1.1},
+    {"colour_until_epoch": 0, "divide": 7.0, "divide_test": 57.3},
     {"mean": "published", "crop": 101},
     {"mean": "none", "crop": 256, "flip": False, "crop_chunk": 8},
     {"crop": 31, "order": "fixed", "tail": "wrap", "window": 2},
@@ -38,7 +41,9 @@ def expected(stored: Stored, settings: LoaderSettings, epoch: int, rows: npt.NDA
         pixels = reference.crop_and_flip(stored.pictures[row], y, x, mirror, settings.crop)
         if settings.output != "uint8":
             mean = reference.mean_under(stored.mean, settings.mean, y, x, mirror, settings.crop)
-            pixels = reference.finished(pixels, mean, chosen.offset[i], settings.divide)
+            until = settings.colour_until_epoch
+            divide = settings.divide if until is None or epoch < until else settings.divide_test
+            pixels = reference.finished(pixels, mean, chosen.offset[i], divide)
         images.append(pixels.transpose(2, 0, 1))
     return np.stack(images)
 

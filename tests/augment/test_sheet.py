@@ -140,6 +140,27 @@ def test_colour_ends_with_the_epoch_that_the_settings_name(tiny_dataset: str) ->
     assert plain == [[False, False], [True, True], [True, True]]
 
 
+def test_the_division_ends_with_the_colour_as_in_the_2012_source(tiny_dataset: str) -> None:
+    pictures, mean = Stored(Path(tiny_dataset)).pictures, Dataset.open(tiny_dataset).mean
+    views = views_of(tiny_dataset, 2, 3, colour="museum", colour_until_epoch=1, divide=1.1)
+    for epoch, divisor in ((0, 1.1), (1, 1.0), (2, 1.0)):
+        for i in range(2):
+            chosen = views[epoch].choices
+            place = (int(chosen.y[i]), int(chosen.x[i]), bool(chosen.mirror[i]))
+            centred = cut_out(pictures[i], place) - subtracted(mean, "aligned", place)
+            shift = chosen.offset[i] if epoch == 0 else np.zeros(3)
+            assert np.abs(views[epoch].delivered[i] - (centred + shift) / divisor).max() < 1e-4
+
+
+def test_a_sheet_over_the_end_of_the_noise_names_both_divisors(
+    tiny_dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions: list[str] = []
+    monkeypatch.setattr(sheet, "drawn", lambda caption, *_, **__: captions.append(caption[1]))
+    sheet.training_sheet(tiny_dataset, LoaderSettings(divide=1.1, colour_until_epoch=1), samples=1, epochs=3, tile=64)
+    assert "divided by 1.1 or 1. Views: what the loader delivers, times 1.1 or 1, plus the mean" in captions[0]
+
+
 def test_delivered_values_lie_symmetrically_about_mid_grey() -> None:
     values = np.array([0, 231.8, -231.8, 50, -50], np.float32)
     black_to_white = sheet.on_grey(values, 1.1).tolist()

@@ -110,6 +110,15 @@ def test_a_web_source_is_held_to_the_recorded_servers_on_the_node_again(run: Pat
     assert "its server is not one of those allowed (data.example)" in result(run)["error"]
 
 
+def test_an_attempt_is_held_to_what_was_allowed_when_it_started(run: Path) -> None:
+    inside = run.parents[1]
+    asked(run, settings={"dataset": f"{inside}/d"})
+    (run / "allowed").mkdir()
+    (run / "allowed/0002.json").write_text(json.dumps({"roots": ["/elsewhere"], "web_hosts": []}))
+    assert enter(run, "2")[0] == 3
+    assert "lies outside of the service's roots (/elsewhere)" in result(run, 2)["error"]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

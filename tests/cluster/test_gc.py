@@ -218,12 +218,12 @@ def test_a_folder_of_ray_goes_once_no_process_owns_or_names_it(tmp_path: Path) -
         [sys.executable, "-c", "input()", str(tmp_path / "tench-ray-named")], stdin=subprocess.PIPE
     )
     try:
-        found = [left.path.name for left in leftovers([], time.time() + 1, tmp_path) if left.reason == "Ray folder"]
+        found = [left.path.name for left in leftovers(time.time() + 1, tmp_path) if left.reason == "Ray folder"]
     finally:
         using.kill()
         using.wait()
     assert found == ["tench-ray-dead", "tench-ray-unwritten"]
-    assert not [left for left in leftovers([], time.time() - DAY, tmp_path) if left.reason == "Ray folder"]
+    assert not [left for left in leftovers(time.time() - DAY, tmp_path) if left.reason == "Ray folder"]
 
 
 def test_a_run_that_was_asked_for_again_since_the_decision_stays(home: Path) -> None:

@@ -144,6 +144,17 @@ def test_a_token_to_read_reads_and_one_to_submit_does_both(guarded: WithTokens) 
     assert guarded.ask("GET", "/v1/jobs", guarded.read, scheme="bearer").status == 200
 
 
+def test_a_token_file_that_breaks_is_told_and_lets_nobody_in(guarded: WithTokens) -> None:
+    file = guarded.served.home / "tokens.json"
+    whole = file.read_text()
+    file.write_text(whole[:-5])
+    try:
+        refused(guarded.ask("GET", "/v1/jobs", guarded.submit), 503, "No token can be checked now", str(file))
+    finally:
+        file.write_text(whole)
+    assert guarded.ask("GET", "/v1/jobs", guarded.submit).status == 200
+
+
 def test_a_token_counts_in_the_header_only(guarded: WithTokens) -> None:
     for name in ("token", "access_token", "authorization"):
         refused(guarded.ask("GET", f"/v1/jobs?{name}={guarded.submit}"), 401)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.jobs import MOVES, IllegalMove, Job, Move, Needs, Sight, moved, next_move
+from cluster.jobs import MOVES, IllegalMove, Job, Move, Needs, Sight, asker, moved, next_move
 from ingest.progress import Result
 
 TABLE: dict[Any, set[str]] = {
@@ -200,3 +200,17 @@ def test_a_failure_is_told_in_the_words_of_its_result() -> None:
     job = after(job_in("running"), ended_as("failed", error="train/00012.arrow: 998 records", facts={"ok": False}))
     assert (job.state, job.exit_code) == ("failed", 1)
     assert (job.error, job.result) == ("train/00012.arrow: 998 records", {"ok": False})
+
+
+def test_a_job_that_ran_before_waits_half_an_hour_for_lost_nodes_to_come_back() -> None:
+    ran = job_in("queued", attempt=1)
+    assert next_move(ran, Sight(never="It needs 4 GPUs.", never_s=1799.0), NOW) is None
+    assert after(ran, Sight(never="It needs 4 GPUs.", never_s=1800.0)).state == "failed"
+
+
+def test_a_move_names_whose_wish_it_follows() -> None:
+    running = job_in("running", stop_requested=True, stop_by="ada")
+    assert asker(running, Move("stopping", "")) == "ada"
+    assert asker(running, Move("succeeded", "")) == "watcher"
+    assert asker(job_in("stopped", resume_requested=True, resume_by="eve"), Move("queued", "")) == "eve"
+    assert asker(job_in("lost"), Move("queued", "")) == "watcher"

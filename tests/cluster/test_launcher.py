@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.jobs import Needs
 from cluster.launcher import RayJobs, RayUnreachable
 from tests.cluster.ray_api import TOKEN, RayApi, node, ray_api
 
@@ -61,6 +62,29 @@ def test_a_wrong_token_is_a_ray_out_of_reach(api: RayApi, ray: RayJobs) -> None:
     assert ray.demands_token()
     api.demands_token = False
     assert not ray.demands_token()
+
+
+def test_a_ray_that_comes_back_open_is_out_of_reach_unless_that_is_allowed(api: RayApi, ray: RayJobs) -> None:
+    assert ray.nodes().nodes
+    api.demands_token = False
+    assert ray.nodes().nodes  # the same Ray, which was looked at
+    api.broken = True
+    with pytest.raises(RayUnreachable):
+        ray.nodes()
+    api.broken = False
+    ray.move_to(api.url, TOKEN)
+    with pytest.raises(RayUnreachable, match="answers without a token"):
+        ray.nodes()
+    allowed = RayJobs(api.url, TOKEN, may_be_open=True)
+    assert allowed.nodes().nodes
+    allowed.close()
+
+
+def test_a_process_that_works_itself_gets_a_node_with_what_it_was_granted(api: RayApi, ray: RayJobs) -> None:
+    ray.submit("works", {}, Needs(3, 1, 2**30))
+    ray.submit("waits", {})
+    assert (api.jobs["works"]["entrypoint_num_cpus"], api.jobs["works"]["entrypoint_num_gpus"]) == (3, 1)
+    assert "entrypoint_num_cpus" not in api.jobs["waits"]
 
 
 def test_a_ray_that_fails_or_is_not_there_is_out_of_reach_and_not_a_ray_without_jobs(api: RayApi, no_ray: str) -> None:

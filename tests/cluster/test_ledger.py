@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.jobs import Needs
-from cluster.ledger import Applicant, Capacity, admit, needs_of
+from cluster.jobs import Job, Needs
+from cluster.ledger import Applicant, Capacity, admit, applicant, needs_of
 
 GIB = 2**30
 EMPTY = Capacity(8, 2, 64 * GIB, 8)
@@ -161,3 +161,28 @@ def test_an_elastic_training_asks_for_what_the_cluster_has_but_not_for_less_than
         return needs_of("train", settings, EMPTY).cpus
 
     assert [cpus(4, None), cpus(4, 1), cpus(2, 1), cpus(1, 1), cpus(4, 3)] == [12, 6, 6, 3, 9]
+
+
+def test_work_in_one_process_needs_one_node_that_holds_it() -> None:
+    small_nodes = Capacity(16, 0, 64 * GIB, 4)
+    for kind, settings in (("evaluate", {"cpus_per_worker": 6}), ("train", {"num_workers": 0, "cpus_per_worker": 6})):
+        refused = admit([Applicant("a", kind, settings, 0, 0.0)], [], small_nodes).never["a"]
+        assert refused == "It needs 6 CPUs in one place, the largest node has 4."
+    assert admit([worker("a", 6)], [], small_nodes).granted
+
+
+def test_an_elastic_training_takes_gpus_if_there_is_one_for_each_of_its_least() -> None:
+    settings = {"num_workers": 8, "min_workers": 2, "device": "auto"}
+    assert needs_of("train", settings, Capacity(16, 4, 64 * GIB, 8)).gpus == 4
+    assert needs_of("train", settings, Capacity(16, 1, 64 * GIB, 8)).gpus == 0
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(2, "gpu"), (0, "cpu")])
+def test_a_job_that_ran_before_waits_for_the_device_that_it_had(gpus: int, device: str) -> None:
+    row = Job(
+        "a", "train", "", "queued", {"num_workers": 2, "device": "auto"}, None, 0, "local", 0.0, 0.0,
+        attempt=1, grant=Needs(4, gpus, GIB),
+    )  # fmt: skip
+    assert applicant(row).settings["device"] == device
+    came_back_without_gpus = Capacity(8, 0, 64 * GIB, 8)
+    assert ("a" in admit([applicant(row)], [], came_back_without_gpus).never) == (device == "gpu")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.rows import put_job
 from tests.cluster.served import Answer, Served
 from tests.conftest import TinySource
 
@@ -149,17 +150,39 @@ def test_a_queued_job_is_stopped_without_ray_and_resumed(served: Served) -> None
     assert (again["error"], again["stop_requested"], again["resume_requested"]) == (None, False, False)
 
 
+def test_who_stopped_and_who_resumed_a_job_is_told_with_every_move(served: Served) -> None:
+    job_id = served.submit()["id"]
+    served.stopped(job_id)
+    served.ask("POST", f"/v1/jobs/{job_id}/resume")
+    again = served.job_once(job_id, "queued")
+    assert (again["stop_by"], again["resume_by"]) == (None, "local")
+    moves = served.get(f"/v1/jobs/{job_id}/moves").json()["moves"]
+    assert [(m["number"], m["state_before"], m["state"], m["by"]) for m in moves] == [
+        (0, "", "queued", "local"), (1, "queued", "stopped", "local"), (2, "stopped", "queued", "local"),
+    ]  # fmt: skip
+    assert all(m["reason"] and m["at"] for m in moves)
+
+
+def test_a_job_whose_places_are_not_allowed_any_more_is_not_resumed(served: Served) -> None:
+    job = put_job(served.home, state="stopped", settings={"dataset": "/elsewhere/d"}, attempt=1)
+    answer = served.ask("POST", f"/v1/jobs/{job}/resume")
+    assert (answer.status, list(answer.errors())) == (403, ["dataset"])
+    assert not served.get(f"/v1/jobs/{job}").json()["resume_requested"]
+
+
 def test_a_clone_is_a_new_job_of_the_same_request(served: Served) -> None:
-    job = served.submit(name="first", priority=3)
+    job = served.submit(name="first", priority=3, max_attempts=50)
     served.stopped(job["id"])
     answer = served.ask("POST", f"/v1/jobs/{job['id']}/clone")
     clone = answer.json()
     assert (answer.status, clone["state"]) == (201, "queued")
     assert clone["id"] != job["id"]
-    assert all(clone[name] == job[name] for name in ("kind", "settings", "name", "priority"))
+    assert all(clone[name] == job[name] for name in ("kind", "settings", "name", "priority", "max_attempts"))
 
 
-@pytest.mark.parametrize("path", ["", "/events", "/events?after=0.0", "/logs", "/metrics", "/artifacts/mean.png"])
+@pytest.mark.parametrize(
+    "path", ["", "/events", "/events?after=0.0", "/logs", "/metrics", "/moves", "/artifacts/mean.png"]
+)
 def test_a_job_that_is_not_there_is_a_404_everywhere(served: Served, path: str) -> None:
     answer = served.get(f"/v1/jobs/no-such-job{path}")
     assert (answer.status, answer.headers["Content-Type"]) == (404, "application/problem+json")

@@ -12,11 +12,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from cluster import launcher, ray_keeper
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -84,6 +87,13 @@ def wait_until(holds: Callable[[], bool], within_s: float) -> None:
         time.sleep(0.2)
 
 
+def _title(process: psutil.Process) -> str:
+    """What a process of Ray's calls itself; empty if it is gone."""
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline()[:1]).strip()
+    return ""
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     """A service on a home of its own; ended by force if a test leaves it running."""
@@ -144,15 +154,50 @@ def test_a_training_survives_kill_of_the_service_stop_and_resume(served: Served,
     assert done["result"]["steps"] == 4 * 5, "80 samples in batches of 16: no step was lost or done twice"
 
 
-def test_a_killed_driver_is_started_again_and_goes_on(served: Served, source: Path) -> None:
+def test_a_killed_driver_and_a_killed_actor_of_rays_are_new_attempts_that_go_on(served: Served, source: Path) -> None:
     dataset = str(served.home / "data" / "ten")
     served.wait_for(served.submit("ingest", source=str(source), dataset=dataset), "succeeded")
-    job = served.submit("train", dataset=dataset, preset="demo", epochs=3)
-    wait_until(lambda: list((served.home / "runs" / job).glob("checkpoints/*/hashes.json")) != [], JOB_S)
-    os.kill(json.loads((served.home / "runs" / job / "attempts" / "0001.json").read_text())["pid"], signal.SIGKILL)
+    job = served.submit(
+        "train", dataset=dataset, preset="demo", epochs=3, checkpoint_minutes=1e-9, switch=["network.hidden=[64, 32]"]
+    )
+    run = served.home / "runs" / job
+    wait_until(lambda: list(run.glob("checkpoints/*/hashes.json")) != [], JOB_S)
+    os.kill(json.loads((run / "attempts" / "0001.json").read_text())["pid"], signal.SIGKILL)
+    wait_until(
+        lambda: served.job(job)["attempt"] == 2 and list(run.glob("checkpoints/*.0002/hashes.json")) != [], JOB_S
+    )
+    head = psutil.Process(json.loads((served.home / "ray.json").read_text())["pid"])
+    controllers = [p for p in head.children(recursive=True) if "TrainController" in _title(p)]
+    assert len(controllers) == 1
+    controllers[0].kill()
     done = served.wait_for(job, "succeeded")
-    assert done["attempt"] == 2
-    assert done["result"]["steps"] == 3 * 5
+    assert (done["attempt"], done["result"]["steps"]) == (3, 3 * 5)
+    told = [move["reason"] for move in served.call(f"/v1/jobs/{job}/moves")["moves"] if move["state"] == "lost"]
+    assert len(told) == 2
+    assert "the training job lost its workers in Ray" in told[1]
+
+
+def test_a_head_that_answers_but_takes_no_jobs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_keeper, "REFUSES_FOR_S", 3.0)
+    monkeypatch.setattr(launcher, "TIMEOUT_S", 2.0)
+    keeper = ray_keeper.RayKeeper(tmp_path, 1)
+    try:
+        first = json.loads((tmp_path / "ray.json").read_text())
+        children = psutil.Process(first["pid"]).children(recursive=True)
+        hanging = next(p for p in children if _title(p) == "ray::DashboardAgent")
+        hanging.suspend()
+        deadline = time.monotonic() + JOB_S
+        while True:
+            try:
+                keeper.ray.submit("a-job", {"TENCH_RUN": "", "TENCH_ATTEMPT": "1"})
+                break
+            except launcher.RayUnreachable:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        assert json.loads((tmp_path / "ray.json").read_text())["pid"] != first["pid"]
+        assert not psutil.pid_exists(hanging.pid)
+    finally:
+        keeper.end()
 
 
 def test_everything_listens_on_loopback_and_is_gone_after_the_end(served: Served) -> None:

@@ -68,7 +68,7 @@ def test_of_two_moves_from_one_sight_exactly_one_is_made(store: Store) -> None:
 
 def test_a_move_does_not_overtake_a_wish_unseen(store: Store) -> None:
     seen, _ = store.add(new_job())
-    store.wish(seen, stop=True)
+    store.wish(seen, by="ada", stop=True)
     with pytest.raises(Superseded):
         store.move(seen, STARTS, "watcher")
     now = store.job(seen.id)
@@ -79,12 +79,12 @@ def test_a_move_does_not_overtake_a_wish_unseen(store: Store) -> None:
 
 def test_wishes_at_the_same_moment_are_not_lost(store: Store) -> None:
     job, _ = store.add(new_job(state="failed"))
-    ended = at_once([partial(store.wish, job, stop=True), partial(store.wish, job, resume=True)])
+    ended = at_once([partial(store.wish, job, by="ada", stop=True), partial(store.wish, job, by="ada", resume=True)])
     assert sorted(type(e).__name__ for e in ended) == ["Job", "Superseded"]
     first = store.job(job.id)
     assert first is not None
-    both = store.wish(first, stop=first.resume_requested, resume=first.stop_requested)
-    both = store.wish(both)
+    both = store.wish(first, by="ada", stop=first.resume_requested, resume=first.stop_requested)
+    both = store.wish(both, by="ada")
     assert (both.stop_requested, both.resume_requested) == (True, True)
     assert store.job(job.id) == both
 
@@ -165,7 +165,7 @@ def test_open_jobs_are_those_that_need_looking_after_oldest_first(store: Store) 
         store.add(new_job(f"a-{state}-one", state=state))
     failed = store.job("a-failed-one")
     assert failed is not None
-    store.wish(failed, resume=True)
+    store.wish(failed, by="ada", resume=True)
     found = [j.state for j in store.open_jobs()]
     assert found == ["lost", "failed", "queued", "stopping", "starting", "running"]
     assert store.counts() == dict.fromkeys(states, 1)

@@ -44,7 +44,7 @@ def test_a_store_from_before_revisions_is_taken_over_whole(store_place: StorePla
     assert (job.grant.cpus, job.grant.gpus, job.grant.memory) == (4, 1, 2**43)
     assert [move["reason"] for move in store.moves(job.id)] == ["Asked for by ada."]
     assert store.add(new_job(), Key("ada", "k", "body")) == (job, False)
-    assert store.wish(job, stop=True).stop_requested
+    assert store.wish(job, by="ada", stop=True).stop_requested
     assert store_place.rows("SELECT version_num FROM alembic_version") == [(migrations.NEWEST,)]
     store.close()
     again = Store.open(store_place.place)

@@ -41,11 +41,13 @@ def test_nothing_of_a_request_reaches_the_command_line(with_ray: Served, api: Ra
     api.wait_for(f"tench-{job}-1")
     told = api.jobs[f"tench-{job}-1"]
     assert told["entrypoint"] == "exec python -m cluster.entry"
-    assert set(told) - {"status"} == {"entrypoint", "submission_id", "runtime_env"}
+    assert set(told) - {"status"} == {
+        "entrypoint", "submission_id", "runtime_env", "entrypoint_num_cpus", "entrypoint_num_gpus",
+    }  # fmt: skip
     given = told["runtime_env"]["env_vars"]
     assert given == {
-        "TENCH_RUN": f"{with_ray.home}/runs/{job}", "TENCH_ATTEMPT": "1", "TENCH_CPUS": "1", "TENCH_STAY_ON_HOST": "1",
-        "RAY_JOB_STOP_WAIT_TIME_S": "60",
+        "TENCH_RUN": f"{with_ray.home}/runs/{job}", "TENCH_ATTEMPT": "1", "TENCH_CPUS": "1", "TENCH_GPUS": "0",
+        "TENCH_STAY_ON_HOST": "1", "RAY_JOB_STOP_WAIT_TIME_S": "60",
     }  # fmt: skip
     request = json.loads((with_ray.home / "runs" / job / "request.json").read_text())
     assert request["settings"]["dataset"] == f"{with_ray.root}{PLACE}"
@@ -67,8 +69,25 @@ def test_no_answer_holds_the_clusters_token(with_ray: Served, api: RayApi) -> No
 @pytest.mark.parametrize("text", ["a\nb", "a\rb", "\x1b[2J", "a\x00b"])
 def test_control_characters_in_names_and_places_are_refused(with_ray: Served, text: str) -> None:
     settings = {"dataset": f"{with_ray.root}/d"}
-    for body in ({"name": text, "settings": settings}, {"settings": {"dataset": f"{with_ray.root}/{text}"}}):
+    place = {"dataset": f"{with_ray.root}/{text}"}
+    for body in ({"name": text, "settings": settings}, {"settings": place}, {"settings": settings | {"source": text}}):
         assert with_ray.ask("POST", "/v1/jobs", {"kind": "verify", **body}).status == 422
+    initial = {"kind": "train", "settings": settings | {"initial": f"{with_ray.root}/{text}"}}
+    assert with_ray.ask("POST", "/v1/jobs", initial).status == 422
+
+
+def test_half_a_surrogate_pair_is_refused_and_the_list_of_jobs_goes_on(with_ray: Served) -> None:
+    half, place = "q\\udc80", f"{with_ray.root}/d"
+    for body in (
+        f'{{"dataset": "{place}{half}"}}', f'{{"dataset": "{place}", "source": "{place}{half}"}}',
+        f'{{"dataset": "{place}", "{half}": 1}}',
+    ):  # fmt: skip
+        raw = f'{{"kind": "verify", "settings": {body}}}'.encode()
+        answer = with_ray.ask("POST", "/v1/jobs", raw, {"Content-Type": "application/json"})
+        assert (answer.status, "half of a surrogate pair" in answer.json()["detail"]) == (422, True), answer.body
+    named = f'{{"kind": "verify", "name": "{half}", "settings": {{"dataset": "{place}"}}}}'.encode()
+    assert with_ray.ask("POST", "/v1/jobs", named, {"Content-Type": "application/json"}).status == 422
+    assert with_ray.get("/v1/jobs").status == 200
 
 
 def test_a_client_that_sends_or_reads_nothing_does_not_keep_others_waiting(with_ray: Served) -> None:

@@ -92,7 +92,9 @@ def test_settings_travel_as_a_file_with_the_roots_and_never_in_the_command(world
     world.tick(job)
     asked = json.loads((world.runs / job / "request.json").read_text())
     assert (asked["kind"], asked["settings"]) == ("verify", {"dataset": "/data/x; rm -rf ~", "deep": True})
-    assert (asked["roots"], asked["job"]) == (["/data"], job)
+    assert asked["job"] == job
+    allowed = json.loads((world.runs / job / "allowed/0001.json").read_text())
+    assert allowed == {"roots": ["/data"], "web_hosts": []}
     assert "rm -rf" not in json.dumps(world.api.jobs)
 
 
@@ -135,7 +137,7 @@ def test_a_ray_that_is_in_trouble_moves_nothing(world: World, impatient: None, s
 def test_a_queued_job_waits_for_ray_but_is_stopped_without_it(world: World) -> None:
     waiting, unwanted = world.put(), world.put()
     world.api.broken = True
-    world.store.wish(world.job(unwanted), stop=True)
+    world.store.wish(world.job(unwanted), by="ada", stop=True)
     assert world.tick(waiting, 2).state == "queued"
     assert world.job(unwanted).state == "stopped"
     world.api.broken = False
@@ -170,7 +172,7 @@ def test_a_stop_reaches_the_driver_as_a_file_and_a_process_that_never_began_by_r
     world.api.say(f"tench-{begun}-1", "RUNNING")
     world.tick(begun)
     for job in (begun, unborn):
-        world.store.wish(world.job(job), stop=True)
+        world.store.wish(world.job(job), by="ada", stop=True)
     assert world.tick(begun, 2).state == world.job(unborn).state == "stopping"
     assert (world.runs / begun / "stop/0001.json").exists()
     assert set(world.api.stops) == {f"tench-{unborn}-1"}
@@ -184,7 +186,7 @@ def test_a_stop_reaches_a_driver_while_ray_is_out_of_reach(world: World) -> None
     job = world.put(state="running", attempt=1)
     run = world.begin(job)
     world.api.broken = True
-    world.store.wish(world.job(job), stop=True)
+    world.store.wish(world.job(job), by="ada", stop=True)
     assert world.tick(job, 2).state == "stopping"
     assert run.stop_requested()
     run.finish("stopped", 130, "Stopped.")
@@ -255,12 +257,12 @@ def test_a_parent_that_does_not_succeed_takes_its_descendants_along_until_they_a
     run = world.begin(parent)
     world.tick(parent)
     if ended == "stopped":
-        world.store.wish(world.job(parent), stop=True)
+        world.store.wish(world.job(parent), by="ada", stop=True)
     run.finish(ended, code, "no space left")
     assert world.tick(grandchild, 5).state == world.job(child).state == world.job(parent).state == ended
     assert parent in str(world.job(child).error)
     for job in (parent, child):
-        world.store.wish(world.job(job), resume=True)
+        world.store.wish(world.job(job), by="ada", resume=True)
     assert (world.tick(child).state, world.tick(parent).state) == ("queued", "starting")
     world.begin(parent, 2).finish("succeeded", 0)
     assert world.tick(child, 4).state == "starting"
@@ -282,7 +284,7 @@ def test_a_resumed_job_is_the_next_attempt_in_the_same_folder_with_the_same_requ
     world.begin(job).finish("failed", 5, "too many bad pictures")
     assert world.tick(job, 2).state == "failed"
     asked = (world.runs / job / "request.json").read_bytes()
-    world.store.wish(world.job(job), resume=True)
+    world.store.wish(world.job(job), by="ada", resume=True)
     again = world.tick(job, 3)
     assert (again.state, again.attempt, again.error, again.max_attempts) == ("starting", 2, None, 4)
     world.begin(job, 2).finish("succeeded", 0)
@@ -333,5 +335,5 @@ def test_a_job_in_the_queue_is_stopped_while_it_waits_for_its_parent(world: Worl
     parent = world.put()
     child = world.put(after=parent)
     world.tick(parent)
-    world.store.wish(world.job(child), stop=True)
+    world.store.wish(world.job(child), by="ada", stop=True)
     assert (world.tick(child).state, world.job(parent).state) == ("stopped", "starting")

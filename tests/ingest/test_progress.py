@@ -62,6 +62,13 @@ def test_an_attempt_ends_itself_once_a_later_one_has_started(run: Place) -> None
         old.flush()
 
 
+def test_an_attempt_ends_itself_though_the_next_one_never_began(run: Place) -> None:
+    old = RunWriter.begin(run, "ingest", {})
+    RunWriter.begin(run, "ingest", {}, attempt=3)
+    with pytest.raises(Interrupted, match="attempt 3 has taken over"):
+        old.flush()
+
+
 def test_two_drivers_cannot_start_the_same_attempt(run: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     RunWriter.begin(run, "ingest", {})
     monkeypatch.setattr(RunReader, "latest_attempt", lambda self: 0)

@@ -49,9 +49,9 @@ class Watched:
         self.thread.start()
 
     def world_sizes(self) -> list[int]:
-        """World size of each complete checkpoint, by step."""
+        """World size of each complete checkpoint whose evaluation is over, by step."""
         states = [path.parent / "state.json" for path in sorted(self.folder.glob("checkpoints/*/hashes.json"))]
-        return [json.loads(path.read_text())["execution"]["world_size"] for path in states]
+        return [json.loads(path.read_text())["execution"]["world_size"] for path in states if path.exists()]
 
     def wait_for(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + PATIENCE_S

@@ -46,7 +46,10 @@ class Left:
         return sorted(path.parent.name for path in self.folder.glob("checkpoints/*/hashes.json"))
 
     def state(self, name: str) -> dict[str, Any]:
-        state: dict[str, Any] = json.loads((self.folder / "checkpoints" / name / "state.json").read_text())
+        """Where the run stood; before an evaluation that did not end, what due.json says."""
+        place = self.folder / "checkpoints" / name
+        file = place / "state.json" if (place / "state.json").exists() else place / "due.json"
+        state: dict[str, Any] = json.loads(file.read_text())
         return state
 
     def tensors(self, name: str) -> dict[str, Tensors]:

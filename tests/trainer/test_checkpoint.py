@@ -205,3 +205,60 @@ def test_a_finished_run_may_be_given_fewer_epochs_and_does_nothing(
     facts = train_here(tiny_dataset, unbroken.copy_checkpoint(LAST, folder), epochs=1)
     assert (facts["steps"], facts["epochs"], facts["num_samples"]) == (4, 2, 30)
     assert Left(folder).names == [LAST]
+
+
+def wait(folder: Path, step: int, is_due: bool) -> Path:
+    """Write a checkpoint that waits for its evaluation, or what it becomes after that; its folder."""
+    state = {"step": step, "evaluation_due": is_due}
+    return folder / checkpoint.save(Place(folder), 1, state, small(step), small(-step))
+
+
+def is_due(folder: Path) -> bool:
+    found, _ = checkpoint.newest(Place(folder))
+    assert found is not None
+    return bool(found.state["evaluation_due"])
+
+
+def test_a_checkpoint_before_an_evaluation_is_completed_after_it_without_its_weights_being_written_again(
+    tmp_path: Path,
+) -> None:
+    place = wait(tmp_path, 3, is_due=True)
+    assert newest_step(tmp_path) == 3
+    assert is_due(tmp_path)
+    written = (place / "weights.pt").stat().st_mtime_ns
+    (place / "state.json").write_text("half of wh")  # as a death after the evaluation might leave it
+    assert is_due(tmp_path)
+    assert wait(tmp_path, 3, is_due=False) == place
+    assert newest_step(tmp_path) == 3
+    assert not is_due(tmp_path)
+    assert (place / "weights.pt").stat().st_mtime_ns == written
+    assert sorted(path.name for path in place.iterdir()) == sorted(FILES)
+    wait(tmp_path, 3, is_due=True)
+    assert not is_due(tmp_path)
+
+
+def test_a_reader_that_meets_the_end_of_an_evaluation_reads_what_came_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Place.get
+    wait(tmp_path, 3, is_due=True)
+
+    def evaluated_meanwhile(self: Place, path: str) -> bytes:
+        if path.endswith("due.json"):
+            wait(tmp_path, 3, is_due=False)
+        return plain(self, path)
+
+    monkeypatch.setattr(Place, "get", evaluated_meanwhile)
+    assert not is_due(tmp_path)
+
+
+def test_a_checkpoint_before_an_evaluation_goes_whole(tmp_path: Path) -> None:
+    wait(tmp_path, 3, is_due=True)
+    checkpoint.remove_unevaluated(Place(tmp_path))
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    wait(tmp_path, 4, is_due=True)
+    wait(tmp_path, 5, is_due=False)
+    checkpoint.remove_unevaluated(Place(tmp_path))
+    assert len(checkpoint.complete(Place(tmp_path))) == 2
+    checkpoint.prune(Place(tmp_path), 1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005.0001"]

@@ -12,13 +12,15 @@ from ingest.dataset import Dataset
 from ingest.errors import Interrupted, RefusedError, TenchError
 from ingest.progress import RunWriter
 from ingest.storage import Place
-from tests.trainer.runs import HERE, RECIPE, Left, assert_same_checkpoint, train_here
+from tests.trainer.runs import AFTER_EVERY_STEP, HERE, RECIPE, Left, assert_same_checkpoint, train_here
 from trainer import checkpoint
+from trainer import fit as fit_module
 from trainer.dropout import DropoutKey
 from trainer.fit import LOSS, ROWS, RankContext, Training, prepare, restore, train_step
 from trainer.launch import train
 from trainer.networks import build
 from trainer.presets import recipe
+from trainer.scores import Errors
 from trainer.settings import TrainSettings
 
 YOUNGER_SWITCH = "crop_positions"
@@ -73,6 +75,58 @@ def test_a_run_that_was_stopped_in_mid_epoch_goes_on_to_the_unbroken_end(
     assert_same_checkpoint(left, unbroken, "step-00000002.0002", STEPS[1])
     assert_same_checkpoint(left, unbroken, "step-00000004.0002", STEPS[3])
     assert left.events("evaluated", 2) == unbroken.events("evaluated")
+
+
+def test_a_stop_in_the_evaluation_is_heard_and_a_resume_evaluates_first(
+    tiny_dataset: str, unbroken: Left, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = fit_module._evaluate
+
+    def asked_to_stop(training: Training) -> Errors:
+        assert training.run is not None
+        training.run.request_stop()
+        return evaluate(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "_evaluate", asked_to_stop)
+        with pytest.raises(Interrupted, match="in the evaluation after step 2; the checkpoint there is complete"):
+            train_here(tiny_dataset, folder, **AFTER_EVERY_STEP)
+    left = Left(folder)
+    assert left.names == STEPS[:2]
+    assert left.events("evaluated") == []
+    due, _ = checkpoint.newest(Place(folder))
+    assert due is not None
+    assert (due.state["step"], due.state["epoch"], due.state["evaluation_due"]) == (2, 0, True)
+
+    train_here(tiny_dataset, folder, **AFTER_EVERY_STEP)
+    assert [event["step"] for event in left.events("resumed", 2)] == [2]
+    assert left.events("evaluated", 2) == unbroken.events("evaluated")
+    later = [f"step-{step:08d}.0002" for step in (2, 3, 4)]
+    assert left.names == [STEPS[0], STEPS[1], *later]
+    for name, expected in zip(later, STEPS[1:], strict=True):
+        assert_same_checkpoint(left, unbroken, name, expected)
+
+
+def test_a_run_that_died_in_its_last_evaluation_only_evaluates(
+    tiny_dataset: str, unbroken: Left, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "evaluate", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train_here(tiny_dataset, folder, epochs=1)
+    # As if Ray had begun the same attempt anew: what it wrote before is completed, not written again.
+    opened, settings = Dataset.open(tiny_dataset), TrainSettings(**{**RECIPE, **HERE, "epochs": 1})
+    run = RunWriter.join(Place(folder), 1)
+    training = prepare(RankContext(0, 1, torch.device("cpu"), 2), opened, recipe(settings, opened), settings, run)
+    weights = folder / "checkpoints" / STEPS[1] / "weights.pt"
+    written = weights.stat().st_mtime_ns
+    facts = fit_module.fit(training, checkpoint.newest(run.place)[0])
+    run.flush()
+    assert (facts["steps"], facts["epochs"], facts["num_samples"]) == (2, 1, 30)
+    assert weights.stat().st_mtime_ns == written
+    assert sorted(path.name for path in weights.parent.iterdir()) == ["hashes.json", "state.json", "weights.pt"]
+    found, expected = Left(folder).state(STEPS[1]), unbroken.state(STEPS[1])
+    assert found == {**expected, "recipe": {**expected["recipe"], "epochs": 1}}
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_older_one(

@@ -2,16 +2,20 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from augment.loader import Loader
 from ingest.dataset import Dataset
-from ingest.errors import DamageError, RefusedError
+from ingest.errors import DamageError, RefusedError, TenchError
+from ingest.progress import RunWriter
+from ingest.storage import Place
 from tests.augment.stored import Stored
 from tests.conftest import RAY_CPUS
 from tests.trainer.runs import AFTER_EVERY_STEP, RECIPE, Left, train_here
-from trainer.launch import plan_only
+from trainer.launch import _device, _let_the_others_go, _takes_gpus, _with_ray, plan_only
 from trainer.presets import recipe
 from trainer.settings import TrainSettings
 
@@ -87,6 +91,55 @@ def test_workers_that_the_cluster_cannot_hold_are_refused(
         pytest.skip("this machine has a GPU")
     with pytest.raises(RefusedError, match=words):
         train_here(tiny_dataset, folder, **chosen)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "gpus", "taken"),
+    [
+        ({"num_workers": 2}, 1, False),
+        ({"num_workers": 2}, 2, True),
+        ({"num_workers": 4, "min_workers": 1}, 1, True),
+        ({"num_workers": 4, "min_workers": 2}, 1, False),
+        ({"num_workers": 2, "device": "cpu"}, 2, False),
+        ({"num_workers": 2, "device": "gpu"}, 1, True),
+    ],
+)
+def test_workers_take_gpus_where_each_of_the_least_number_can_have_its_own(
+    chosen: dict[str, Any], gpus: int, taken: bool
+) -> None:
+    assert _takes_gpus(TrainSettings(**chosen), gpus) == taken
+
+
+def test_a_worker_without_a_gpu_of_its_own_trains_on_its_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert _device(False) == torch.device("cpu")
+
+
+def test_under_nccl_a_rank_with_an_error_fails_in_ray_so_that_the_others_end() -> None:
+    with pytest.raises(RuntimeError, match="a picture is damaged"):
+        _let_the_others_go("nccl", "a picture is damaged")
+
+
+def test_rays_record_of_a_run_in_an_object_store_has_a_folder_of_its_own_which_goes_with_the_job(
+    tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Path] = []
+
+    def fit(trainer: Any, run: RunWriter) -> None:
+        places.append(Path(trainer.run_config.storage_path))
+        assert places[-1].is_dir()
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("trainer.launch._fit", fit)
+    run = RunWriter.begin(Place(tmp_path / "run"), "train", {})
+    run.place.is_local = False
+    for _ in range(2):
+        with pytest.raises(TenchError, match="ended without saying how"):
+            _with_ray(Dataset.open(tiny_dataset), TrainSettings(num_workers=1, cpus_per_worker=1), run)
+    first, second = places
+    assert first != second
+    assert first.parent == second.parent == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_plan_counts_what_a_run_would_do(tiny_dataset: str) -> None:

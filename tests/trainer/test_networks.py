@@ -243,6 +243,15 @@ def test_initial_weights_have_the_deviations_and_biases_of_the_preset(preset: st
         assert network.get_parameter(f"{name}.bias").unique().tolist() == pytest.approx([bias])
 
 
+@pytest.mark.parametrize(("hidden", "last"), [((), 0.01), ((64,), 0.1)], ids=["19pct", "80sec"])
+def test_the_small_network_is_drawn_as_the_released_file_with_as_many_layers(hidden: Any, last: float) -> None:
+    network = preset_network("cifar", hidden=hidden)
+    wanted = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, **dict.fromkeys(network.layer_names[3:], last)}
+    for name, deviation in wanted.items():
+        weights = network.get_parameter(f"{name}.weight").detach().double()
+        assert abs(weights.std() / deviation - 1) < 5 / weights.numel() ** 0.5
+
+
 def test_he_weights_carry_the_variance_through_relu() -> None:
     network = preset_network("demo", hidden=(400, 300))
     # Inputs that each unit reads: colours x kernel, or half of the channels x kernel in the layers of two groups.

@@ -3,12 +3,17 @@
 import re
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from augment.choices import choose, view_choices
 from ingest.dataset import Dataset
+from ingest.errors import UsageError
+from ingest.manifest import QuarantinedKey
 from trainer.launch import plan_only
 from trainer.presets import VARIANTS, misfits, recipe
+from trainer.schedules import ScheduleState, rates
 from trainer.settings import TrainSettings, VariantName
 from trainer.switches import PresetName
 
@@ -16,6 +21,7 @@ from trainer.switches import PresetName
 COLUMNS = ("paper", "museum145", "convnet2", "caffe", "torchvision")
 TWO, ONE = (96, 256, 384, 384, 256), (64, 192, 384, 256, 256)
 SWITCHES: dict[str, tuple[Any, ...]] = {
+    "loader.order": ("fixed", "fixed", "fixed", "fixed", "permuted"),
     "loader.mean": ("centre", "centre", "centre", "aligned", "published"),
     "loader.crop": (224, 224, 224, 227, 224),
     "loader.crop_positions": ("paper", "all", "all", "all", "all"),
@@ -80,10 +86,11 @@ def test_each_preset_is_its_column_of_the_table(path: str, tiny_dataset: str) ->
     assert found == SWITCHES[path]
 
 
-def test_the_released_networks_visit_samples_in_a_fixed_order(tiny_dataset: str) -> None:
-    opened = Dataset.open(tiny_dataset)
-    orders = {p: recipe(TrainSettings(preset=p), opened).loader.order for p in ("museum145", "convnet2", "caffe")}
-    assert set(orders.values()) == {"fixed"}
+def test_the_new_last_layer_of_cnn_star_learns_quickly_after_300_files_of_1024_pictures(tiny_dataset: str) -> None:
+    rule = recipe(TrainSettings(preset="cnn_star"), Dataset.open(tiny_dataset)).rule
+    before, after = (files * 1024 for files in (299, 301))
+    found = [rates(rule, ScheduleState(), pictures / 1_281_167, 54).of("fc8.weight") for pictures in (before, after)]
+    assert found == [1e-3, 1e-2]
 
 
 @pytest.mark.parametrize("preset", sorted({*get_args(PresetName)} - {"cifar"}))
@@ -114,6 +121,15 @@ def test_each_variant_changes_just_its_switches(variant: Any, tiny_dataset: str)
     }
     expected = {f"{part}.{name}" for part, switches in VARIANTS[variant].items() for name in switches}
     assert differing == expected
+
+
+@pytest.mark.parametrize("preset", get_args(PresetName))
+def test_without_colour_pictures_are_trained_on_as_they_are_evaluated(preset: Any, tiny_dataset: str) -> None:
+    opened = Dataset.open(tiny_dataset)
+    loader = recipe(TrainSettings(preset=preset, variant=("no_colour",)), opened).loader
+    chosen = choose(loader, opened.side, opened.pca, 0, np.arange(4), np.arange(4))
+    assert not chosen.offset.any()
+    assert np.array_equal(chosen.divide, view_choices(loader, opened.side, 1, 4).divide)
 
 
 def test_single_switches_come_last(tiny_dataset: str) -> None:
@@ -148,6 +164,24 @@ def test_a_switch_that_does_not_exist_is_refused_at_the_door(text: str, words: s
         TrainSettings(switch=(text,))
 
 
+@pytest.mark.parametrize(
+    ("preset", "layer", "layers"),
+    [
+        ("museum145", "conv9", "conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8"),
+        ("museum145", "conv6", "conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8"),
+        ("cifar", "fc8", "conv1, conv2, conv3, fc4"),
+    ],
+)
+def test_a_rate_for_a_layer_that_the_network_does_not_have_is_refused(
+    preset: Any, layer: str, layers: str, tiny_dataset: str
+) -> None:
+    settings = TrainSettings(
+        preset=preset, switch=(f'rule.layer_rates={{"{layer}": [[0, 0.1]], "conv1": [[0, 0.1]]}}',)
+    )
+    with pytest.raises(UsageError, match=f"this network has no {layer}; its layers are {layers}$"):
+        plan_only(tiny_dataset, settings)
+
+
 def test_settings_of_a_run_take_the_place_of_the_presets(tiny_dataset: str) -> None:
     told: dict[str, Any] = {"epochs": 7, "global_batch": 24, "learning_rate": 0.3, "precision": "bf16", "seed": 11}
     opened = Dataset.open(tiny_dataset)
@@ -179,24 +213,79 @@ def test_settings_that_no_run_could_use_are_refused(told: dict[str, Any]) -> Non
 
 def test_what_does_not_fit_the_dataset_is_said(tiny_dataset: str) -> None:
     small = Dataset.open(tiny_dataset)
-    made_otherwise = {**small.manifest.settings, "order": "source", "label_order": "ilsvrc", "side": 64}
-    odd = Dataset(small.place, small.manifest.model_copy(update={"settings": made_otherwise}))
+    odd = changed(tiny_dataset, {"order": "source", "label_order": "ilsvrc", "side": 64})
     assert misfits(TrainSettings(preset="demo"), small) == []
     labels, few = misfits(TrainSettings(preset="museum145"), small)
     assert labels.startswith("Labels are in wnid order, those of the released network in ILSVRC order")
     assert few.startswith(
         "The dataset has 10 classes; schedules and learning rate of museum145 are those for the 1,000"
     )
-    said = {p: [s[:12] for s in misfits(TrainSettings(preset=p), odd)] for p in get_args(PresetName)}
-    few_classes, narrow, sorted_source, ids = "The dataset ", "Pictures are", "Samples lie ", "Labels are i"
+    said = {p: [s[:18] for s in misfits(TrainSettings(preset=p), odd)] for p in get_args(PresetName)}
+    few_classes, narrow, sorted_source, ids = (
+        "The dataset has 10",
+        "Pictures are 64 pi",
+        "Samples lie in the",
+        "Labels are in ILSV",
+    )
     assert said == {
         "museum145": [sorted_source, narrow, few_classes],
-        "convnet2": [sorted_source, narrow, few_classes],
-        "caffe": [ids, sorted_source, "Caffe warped", narrow, few_classes],
-        "torchvision": [ids, "torchvision ", narrow, few_classes],
-        "paper": [narrow, few_classes],
+        "convnet2": [sorted_source, "cuda-convnet2 shra", narrow, few_classes],
+        "caffe": [ids, sorted_source, "Caffe warped pictu", narrow, few_classes],
+        "torchvision": [ids, "torchvision traine", narrow, few_classes],
+        "paper": [sorted_source, narrow, few_classes],
         "cnn_star": [sorted_source, narrow, few_classes],
         "fast": [narrow, few_classes],
         "cifar": [narrow],
         "demo": [narrow],
     }
+
+
+def changed(dataset: str, settings: dict[str, Any], **manifest: Any) -> Dataset:
+    """A dataset as if it had been made with other settings."""
+    opened = Dataset.open(dataset)
+    made = {**opened.manifest.settings, **settings}
+    return Dataset(opened.place, opened.manifest.model_copy(update={"settings": made, **manifest}))
+
+
+def test_a_fixed_order_of_samples_as_the_source_stores_them_is_warned_of_whoever_asks_for_it(tiny_dataset: str) -> None:
+    sorted_source = changed(tiny_dataset, {"order": "source"})
+    for preset, order, warned in (("demo", "fixed", True), ("demo", "permuted", False), ("paper", "permuted", False)):
+        told: Any = {"preset": preset, "switch": (f"loader.order={order}",)}
+        said = [s for s in misfits(TrainSettings(**told), sorted_source) if "classes come in runs" in s]
+        assert bool(said) == warned
+
+
+def test_a_plateau_that_no_evaluation_can_end_is_said(tiny_dataset: str) -> None:
+    opened = Dataset.open(tiny_dataset)
+    only_train = changed(tiny_dataset, {}, splits={"train": opened.manifest.splits["train"]})
+    words = "The dataset has no val split: schedule plateau"
+    plateau = TrainSettings(preset="demo", switch=("rule.schedule=plateau",))
+    assert [s.startswith(words) for s in misfits(plateau, only_train)] == [True]
+    assert misfits(plateau, opened) == misfits(TrainSettings(preset="demo"), only_train) == []
+
+
+@pytest.mark.parametrize("preset", ["museum145", "paper", "convnet2", "cnn_star", "fast"])
+def test_labels_in_another_order_than_the_released_networks_are_said(preset: Any, tiny_dataset: str) -> None:
+    for order, warned in (("wnid", True), ("ilsvrc", False)):
+        said = misfits(TrainSettings(preset=preset), changed(tiny_dataset, {"label_order": order}))
+        assert any(s.startswith("Labels are in wnid order") for s in said) == warned
+
+
+def test_pixels_that_were_made_otherwise_than_a_published_networks_are_said(tiny_dataset: str) -> None:
+    odd = changed(tiny_dataset, {"orientation": "obey", "draft": True, "quality": 77, "filter": "lanczos"})
+    for preset in ("museum145", "paper", "caffe", "torchvision", "cnn_star"):
+        said = "; ".join(misfits(TrainSettings(preset=preset), odd))
+        assert "turned as their EXIF orientation says" in said
+        assert "shrank large pictures before the filter did (draft)" in said
+        assert "EXIF" not in "; ".join(misfits(TrainSettings(preset=preset), Dataset.open(tiny_dataset)))
+    (said,) = (s for s in misfits(TrainSettings(preset="convnet2"), odd) if s.startswith("cuda-convnet2"))
+    assert said.endswith("JPEG of quality 95; here the filter is lanczos, stored as JPEG of quality 77.")
+
+
+def test_pictures_that_were_left_out_are_said_where_the_presets_authors_left_out_none(tiny_dataset: str) -> None:
+    bad = tuple(QuarantinedKey(split="train", row=row, key=f"n/{row}", code="no_decoder") for row in range(2))
+    partial = changed(tiny_dataset, {}, quarantine=bad)
+    said = {
+        p for p in get_args(PresetName) for s in misfits(TrainSettings(preset=p), partial) if s.startswith("2 pict")
+    }
+    assert said == {"convnet2", "torchvision"}

@@ -66,7 +66,7 @@ def test_a_frozen_layer_stays_what_it_was_in_the_other_run_and_the_others_learn_
         # v = -e g after the first step: the weights of before are those of now less the velocity, which began at 0.
         began = first["network"][f"conv2.{part}"] - first["velocity"][f"conv2.{part}"]
         torch.testing.assert_close(began, before[f"conv2.{part}"], rtol=0, atol=1e-7)
-    assert (after["fc4.weight"] - before["fc4.weight"]).abs().mean() > 0.05  # two draws of deviation 0.1
+    assert (after["fc4.weight"] - before["fc4.weight"]).abs().mean() > 0.008  # two draws of deviation 0.01
 
 
 def test_a_run_records_what_it_took_by_hash_and_says_what_was_drawn(taught: Left, beginner: Left) -> None:

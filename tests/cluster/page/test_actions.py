@@ -42,6 +42,7 @@ def test_a_clone_opens_the_form_filled_and_sends_what_was_changed(
     assert page.input_value("#field-learning_rate") == "0.01"
     page.fill("#field-learning_rate", "0.03")
     page.fill("#field-name", "warmer")
+    page.fill("#field-max_attempts", "7")
     with page.expect_request(lambda r: r.method == "POST") as asked:
         page.click("button:text-is('Start')")
     page.wait_for_selector(".job-page")
@@ -49,8 +50,17 @@ def test_a_clone_opens_the_form_filled_and_sends_what_was_changed(
     before = service.call(f"/v1/jobs/{trainings[0]}")["settings"]
     made = service.call(f"/v1/jobs/{page.locator('.job-page').get_attribute('data-job')}")
     service.call(f"/v1/jobs/{made['id']}/stop", {})
-    assert (body["name"], made["name"]) == ("warmer", "warmer")
+    assert (body["name"], made["name"], made["max_attempts"]) == ("warmer", "warmer", 7)
     assert made["settings"] == {**before, "learning_rate": 0.03}
+
+
+def test_a_clone_keeps_every_digit_of_a_large_seed(service: Service, dataset: str, page: Any) -> None:
+    seed = 2**60 + 1
+    job = service.submit("train", dataset=dataset, preset="demo", seed=seed)
+    service.call(f"/v1/jobs/{job}/stop", {})
+    page.goto(f"{service.url}/#/new/train?clone={job}")
+    page.wait_for_selector("#field-seed", state="attached")
+    assert page.input_value("#field-seed") == str(seed)
 
 
 def test_a_dry_run_says_what_a_job_would_do_and_starts_nothing(service: Service, dataset: str, page: Any) -> None:
