@@ -19,9 +19,9 @@ from ingest.settings import SampleSettings
 from tests.cluster.work import KINDS, made_by, settings_of
 from tests.hosts import CUT, DASHBOARD, HEAD, OTHER, STARTED, Hosts, network
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1500)]
 AT_ONCE = 6
-LONG = {"ingest": {"samples_per_shard": 2}, "train": {"epochs": 40}, "train-here": {"epochs": 60}}
+LONG = {"ingest": {"samples_per_shard": 2}, "train": {"epochs": 3}, "train-here": {"epochs": 4}}
 """So that the work is under way when the cable is pulled."""
 MAX_ATTEMPTS, PATIENCE_S = 20, 400
 PULLED_S = 45
