@@ -1,6 +1,8 @@
 """Hosts on this machine: each is a network namespace, all on one bridge; this machine's disk is the folder that they share."""
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 MARK = "TENCH_TEST_MARK"
 HEAD, CUT, OTHER = "10.77.0.1", "10.77.0.2", "10.77.0.3"
+NAMES = Path("/etc/netns")
+"""`ip netns exec` lays what is in there over /etc."""
 PORT = 6379
 DASHBOARD = "http://127.0.0.1:8265"
 STARTED, START_S = "Ray runtime started", 120
@@ -51,12 +55,20 @@ class Hosts:
         for host in (HEAD, CUT, OTHER):
             name, port = self._name(host), f"to{host.rpartition('.')[2]}"
             _ip("netns", "add", name)
+            self._name_names(host)
             _ip("-n", hub, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
             _ip("-n", hub, "link", "set", port, "master", "bridge", "up")
             _ip("-n", name, "addr", "add", f"{host}/24", "dev", "eth0")
             _ip("-n", name, "link", "set", "lo", "up")
             _ip("-n", name, "link", "set", "eth0", "up")
             _ip("-n", name, "route", "add", "default", "via", "10.77.0.254")
+
+    def _name_names(self, host: str) -> None:
+        """Let a host know its own name, and ask nobody for others: a name server that cannot be reached takes minutes."""
+        own = NAMES / self._name(host)
+        own.mkdir(parents=True)
+        (own / "hosts").write_text(f"127.0.0.1 localhost\n{host} {socket.gethostname()}\n")
+        (own / "resolv.conf").write_text("")
 
     def set_link(self, host: str, state: str) -> None:
         """`up` or `down`: the cable between a host and the bridge."""
@@ -82,7 +94,9 @@ class Hosts:
         command = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", f"--node-ip-address={host}"]
         command += where if host == HEAD else [f"--address={HEAD}:{PORT}"]
         command += [f"--num-cpus={num_cpus}", f"--object-store-memory={OBJECT_STORE_BYTES // 2}"]
-        return self.start(host, log, command, **environment)
+        # A driver looks for its node among the processes that it sees: it must not see those of other hosts.
+        alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        return self.start(host, log, [*alone, *command], **environment)
 
     def run(self, host: str, command: list[str]) -> "subprocess.CompletedProcess[str]":
         """Run a command on a host to its end."""
@@ -111,6 +125,7 @@ class Hosts:
             psutil.wait_procs(ours, timeout=10)
         for host in (HEAD, CUT, OTHER, "hub"):
             subprocess.run(["ip", "netns", "delete", self._name(host)], capture_output=True)
+            shutil.rmtree(NAMES / self._name(host), ignore_errors=True)
 
 
 def _ip(*arguments: str) -> None:

@@ -70,9 +70,9 @@ class _Server(ThreadingHTTPServer):
             self.at_once += 1
             self.most = max(self.most, self.at_once)
         time.sleep(self.pause_s)
-        yield
         with self._lock:
-            self.at_once -= 1
+            self.at_once -= 1  # before the answer: whoever has it may ask again at once
+        yield
 
 
 @contextmanager
