@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from cluster.cli.app import run as tench
+from cluster.engines import note_place
 from cluster.upkeep.removal import belongings, remove
 from ingest.progress import RunWriter
 from ingest.storage import Place
 from tests.cluster.rows import put_job
-from tests.cluster.served import Served, environment, serving
+from tests.cluster.served import Served, closed_port, environment, serving
 from tests.s3_server import s3_server
 
 Copy = Callable[..., Path]
@@ -277,3 +278,21 @@ def test_a_token_that_may_only_read_removes_nothing(
         monkeypatch.setenv("TENCH_TOKEN_FILE", str(tmp_path / "submit"))
         said(capsys, *line)
         assert not dataset.exists()
+
+
+def test_no_dataset_is_removed_while_the_jobs_of_the_last_service_cannot_be_read(
+    tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, dataset = tmp_path / "home", tmp_path / "dataset"
+    home.mkdir()
+    shutil.copytree(tiny_dataset, dataset)
+    monkeypatch.setenv("TENCH_HOME", str(home))
+    monkeypatch.delenv("TENCH_STORE", raising=False)
+    with closed_port() as port:
+        note_place(home, f"postgresql://tench:secret@127.0.0.1:{port}/tench")
+        assert "secret" not in (home / "store.json").read_text()
+        assert tench(["datasets", "rm", str(dataset), "--yes"]) == 3
+    assert f"127.0.0.1:{port}" in capsys.readouterr().err
+    assert (dataset / "manifest.json").exists()
+    assert tench(["datasets", "rm", str(dataset), "--yes", "--store", str(home / "store.sqlite")]) == 0
+    assert not dataset.exists()
