@@ -107,6 +107,7 @@ def test_a_chart_can_be_read_by_keys_and_as_a_table(service: Service, trainings:
     page.wait_for_function(f"() => document.querySelector('[aria-label=Loss] output').textContent === '{newest}'")
     card.locator("summary").focus()
     page.keyboard.press("Enter")
+    card.locator("tbody td").first.wait_for()  # it is filled once it is open
     cells = card.locator("tbody tr").first.locator("td").all_text_contents()
     assert cells == ["train", f"{loss[-1][0]:g}", f"{loss[-1][1]:.3f}"]
 
