@@ -27,7 +27,8 @@ def main() -> int:
     """Run the job of TENCH_RUN, attempt TENCH_ATTEMPT; its exit code."""
     try:
         place, attempt = _run_place(os.environ)
-        record = RunReader(place).request() | RunReader(place).allowed(attempt)
+        reader = RunReader(place)
+        record = reader.request() | reader.allowed(attempt)
         run = RunWriter.begin(place, record["kind"], {}, attempt=attempt)
     except (TenchError, FileNotFoundError, KeyError, ValueError) as error:
         print(f"tench: {error}", file=sys.stderr)

@@ -130,7 +130,7 @@ def asker(job: Job, move: Move) -> str:
     """Whose wish a move follows: the name of a token, or `watcher` where it follows from what was seen."""
     if move.to in ("stopping", "stopped") and job.stop_requested:
         return job.stop_by or WATCHER
-    return job.resume_by or WATCHER if job.has_ended else WATCHER
+    return (job.resume_by if job.has_ended else None) or WATCHER
 
 
 class IllegalMove(Exception):

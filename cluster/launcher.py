@@ -20,7 +20,11 @@ MEASURED = ("cpu_share", "host_memory_used_bytes", "devices")
 
 
 class RayUnreachable(TenchError):
-    """Ray did not answer, or not as Ray, or answers anybody: nothing is known of its jobs."""
+    """Ray did not answer, or not as Ray: nothing is known of its jobs."""
+
+
+class OpenRay(RayUnreachable):
+    """Ray answers anybody: as good as out of reach."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +43,18 @@ class Nodes:
 class RayJobs:
     """The jobs of one Ray cluster, by the address of its dashboard and its token.
 
-    A Ray that answers anybody, without a token, is as good as out of reach unless `may_be_open`.
+    A Ray that answers anybody, without a token, is used only if it `may_be_open`.
     """
 
     def __init__(self, address: str, token: str | None, may_be_open: bool = False) -> None:
-        self.may_be_open = may_be_open
+        self._may_be_open = may_be_open
         self.move_to(address, token)
 
     def move_to(self, address: str, token: str | None) -> None:
         """Speak to another Ray from now on; calls under way end with the one before."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.address = address
-        self._is_closed = self.may_be_open
+        self._is_trusted = self._may_be_open
         self._refused_at: float | None = None
         self._http = httpx2.Client(base_url=address, headers=headers, timeout=TIMEOUT_S, trust_env=False)
 
@@ -119,7 +123,7 @@ class RayJobs:
 
     def nodes(self) -> Nodes:
         """The nodes that are alive. The first call, and the first after Ray was out of reach, looks whether Ray is open."""
-        self._refuse_open()
+        self.refuse_open()
         response = self._ask("GET", "/nodes?view=summary")
         self._refuse_strange(response)
         alive = [n for n in response.json()["data"]["summary"] if n.get("raylet", {}).get("state") == "ALIVE"]
@@ -133,25 +137,20 @@ class RayJobs:
             raise RayUnreachable(f"Ray at {self.address} does not answer: {error}") from error
         return response.status_code in (401, 403)
 
-    def _refuse_open(self) -> None:
-        if self._is_closed:
-            return
-        if not self.demands_token():
-            raise RayUnreachable(self.open_words())
-        self._is_closed = True
-
-    def open_words(self) -> str:
-        """What is wrong with a Ray that answers anybody."""
-        return (
-            f"Ray at {self.address} answers without a token, so anyone who reaches it can run any program there; start it "
-            "with RAY_AUTH_MODE=token, or give --allow-open-ray"
-        )
+    def refuse_open(self) -> None:
+        """Raise OpenRay if this Ray, not looked at since it was last out of reach, answers without a token."""
+        if not self._is_trusted and not self.demands_token():
+            raise OpenRay(
+                f"Ray at {self.address} answers without a token, so anyone who reaches it can run any program there; "
+                "start it with RAY_AUTH_MODE=token, or give --allow-open-ray"
+            )
+        self._is_trusted = True
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
         try:
             response = self._http.request(method, path, **options)
         except httpx2.HTTPError as error:
-            self._is_closed = self.may_be_open  # who answers next may be another
+            self._is_trusted = self._may_be_open  # who answers next may be another
             raise RayUnreachable(f"Ray at {self.address} does not answer: {error}") from error
         self._refuse_refusal(response)
         return response

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.jobs import Job, Needs
+from trainer.settings import takes_gpus
 
 GIB = 2**30
 ACTOR_MEMORY = GIB // 4
@@ -132,9 +133,7 @@ def _workers_needs(settings: Mapping[str, Any], capacity: Capacity) -> Needs:
 
 
 def _wants_gpus(settings: Mapping[str, Any], number: int, capacity: Capacity) -> bool:
-    """Whether each worker gets a GPU: left to Tench, if there is one for each of the fewest that will do."""
-    device = settings.get("device", "auto")
-    return device == "gpu" or (device == "auto" and capacity.gpus >= (settings.get("min_workers") or number))
+    return takes_gpus(settings.get("device", "auto"), settings.get("min_workers") or number, capacity.gpus)
 
 
 def _fits(needs: Needs, free: Needs) -> bool:

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -20,7 +20,7 @@ from cluster.api.guard import Guard, Limits
 from cluster.api.rates import Rate, Streams
 from cluster.api.service import Service
 from cluster.engines import note_place
-from cluster.launcher import RayJobs, RayUnreachable
+from cluster.launcher import OpenRay, RayJobs, RayUnreachable
 from cluster.ray_keeper import RayKeeper
 from cluster.settings import ServeSettings
 from cluster.store import Store
@@ -181,9 +181,12 @@ def _ray(settings: ServeSettings, home: Path) -> Iterator[RayJobs]:
 def _refuse_open(ray: RayJobs) -> None:
     """Raise RefusedError for a Ray that answers anybody. One that does not answer yet is looked at once it does, and is
     shown as unknown until then."""
-    with suppress(RayUnreachable):
-        if not ray.demands_token() and not ray.may_be_open:
-            raise RefusedError(ray.open_words())
+    try:
+        ray.refuse_open()
+    except OpenRay as error:
+        raise RefusedError(error.message) from None
+    except RayUnreachable as error:
+        print(f"{error}; its jobs are shown as unknown until it does.", file=sys.stderr)
 
 
 def _cluster_token() -> str | None:

@@ -248,8 +248,10 @@ class RunReader:
 
     def allowed(self, attempt: int) -> dict[str, Any]:
         """The places that an attempt may use; empty if nobody said."""
-        path = _allowed_path(attempt)
-        return self._read(path) if self.place.exists(path) else {}
+        try:
+            return self._read(_allowed_path(attempt))
+        except FileNotFoundError:
+            return {}
 
     def attempt(self, attempt: int) -> dict[str, Any]:
         """The facts an attempt started with."""

@@ -14,7 +14,7 @@ from ingest.storage import Place
 from trainer import checkpoint, columns, model_card, transfer
 from trainer.evaluate import pick_device
 from trainer.presets import misfits, recipe
-from trainer.settings import TrainSettings
+from trainer.settings import TrainSettings, takes_gpus
 from trainer.switches import Recipe
 
 ERRORS: dict[str, type[TenchError]] = {
@@ -159,8 +159,8 @@ def _fit(trainer: Any, run: RunWriter) -> None:
     if failures and _outcome_file(run.place, run.attempt) is None:
         error = failures[0]
         if _is_loss(error):
-            raise LostError(f"the training job lost its workers in Ray: {_first_words(error)}") from error
-        raise TenchError(f"the training job failed in Ray: {_last_words(error)}") from error
+            raise LostError(f"the training job lost its workers in Ray: {_lines(error)[0]}") from error
+        raise TenchError(f"the training job failed in Ray: {_lines(error)[-1]}") from error
 
 
 def _is_loss(error: BaseException) -> bool:
@@ -285,7 +285,7 @@ def _resources(settings: TrainSettings) -> tuple[int, bool]:
 
     total = ray.cluster_resources()
     gpus, least = int(total.get("GPU", 0)), settings.min_workers or settings.num_workers
-    use_gpu = _takes_gpus(settings, gpus)
+    use_gpu = takes_gpus(settings.device, least, gpus)
     granted = int(os.environ.get("TENCH_CPUS", total.get("CPU", 1)))
     cpus = settings.cpus_per_worker or max(1, granted // settings.num_workers)
     flag = f"--{'min' if settings.min_workers else 'num'}-workers {least}"
@@ -299,12 +299,6 @@ def _resources(settings: TrainSettings) -> tuple[int, bool]:
     return cpus, use_gpu
 
 
-def _takes_gpus(settings: TrainSettings, gpus: int) -> bool:
-    """Whether each worker gets a GPU of its own: as it was told, or because there are enough for the least of them."""
-    enough = gpus >= (settings.min_workers or settings.num_workers) > 0
-    return settings.device == "gpu" or (settings.device == "auto" and enough)
-
-
 def _remove_folder(folder: Path) -> None:
     import shutil
 
@@ -315,11 +309,6 @@ def _remove_folder(folder: Path) -> None:
         time.sleep(0.2)
 
 
-def _first_words(error: BaseException) -> str:
-    """What happened, without Ray's advice on it."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _last_words(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _lines(error: BaseException) -> list[str]:
+    """What an error says, line by line; its type if it says nothing."""
+    return [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]

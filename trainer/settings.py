@@ -142,3 +142,9 @@ class PredictSettings(Settings):
 
     device: Annotated[Literal["auto", "cpu", "gpu"], Execution] = "auto"
     """Where the network runs; auto takes a GPU if there is one."""
+
+
+def takes_gpus(device: str, fewest: int, gpus: int) -> bool:
+    """Whether each worker gets a GPU of its own: as it was told, or, left to Tench (`auto`), because the cluster has one
+    for each of the fewest workers that will do."""
+    return device == "gpu" or (device == "auto" and gpus >= fewest > 0)

@@ -18,7 +18,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from tests.benchmarks import report
 from tests.benchmarks.material import scratch
 from tests.cluster.postgres import StorePlace
 from tests.cluster.served import environment
-from tests.cluster.work import KINDS, made_by, settings_of
+from tests.cluster.work import KINDS, drivers, made_by, settings_of
 
 KILLS, MAX_ATTEMPTS, AT_ONCE = 100, 500, 3
 PAUSE_S = (1.0, 20.0)
@@ -140,7 +139,7 @@ class World:
         if kind == "service":
             return [psutil.Process(self.process.pid)] if self.process and self.process.poll() is None else []
         if kind == "driver":
-            return sorted(self._drivers(), key=psutil.Process.create_time)
+            return sorted(drivers(self.home).values(), key=psutil.Process.create_time)
         try:
             ray = json.loads((self.home / "ray.json").read_text())
             head = psutil.Process(ray["pid"])
@@ -152,15 +151,6 @@ class World:
         named = {"raylet": "raylet/raylet", "gcs": "gcs_server", "worker": "ray::"}[kind]
         programs = [(process, _command(process).split(" ")[0]) for process in children]
         return [process for process, program in programs if named in program and program not in RAYS_OWN]
-
-    def _drivers(self) -> Iterator[psutil.Process]:
-        for process in psutil.process_iter():
-            try:
-                is_ours = process.environ().get("TENCH_RUN", "").startswith(str(self.home))
-                if is_ours and "cluster.entry" in process.cmdline():
-                    yield process
-            except psutil.Error:
-                continue
 
     def made(self) -> dict[str, str]:
         """What each job has left, by its id."""

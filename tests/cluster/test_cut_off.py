@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from ingest.sample_source import write_sample
 from ingest.settings import SampleSettings
-from tests.cluster.work import KINDS, made_by, settings_of
+from tests.cluster.work import KINDS, drivers, made_by, settings_of
 from tests.hosts import CUT, DASHBOARD, HEAD, OTHER, STARTED, Hosts, network
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1500)]
@@ -29,7 +28,7 @@ PULLED_S = 45
 
 
 class Service:
-    """A service on the head's host, asked by the command line there."""
+    """A service on the head's host, asked by HTTP from there."""
 
     def __init__(self, hosts: Hosts, home: Path) -> None:
         self.hosts, self.home = hosts, home
@@ -60,18 +59,6 @@ class Service:
             return all(holds(job) for job in found)
 
         self._wait(all_hold, what)
-        return found
-
-    def drivers(self) -> dict[str, psutil.Process]:
-        """The drivers at work, by job id."""
-        found = {}
-        for process in psutil.process_iter():
-            try:
-                run = process.environ().get("TENCH_RUN", "")
-                if run.startswith(str(self.home)) and "cluster.entry" in process.cmdline():
-                    found[Path(run).name] = process
-            except psutil.Error:
-                continue
         return found
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
@@ -112,7 +99,7 @@ def test_a_head_that_is_cut_off_from_its_drivers_loses_and_doubles_nothing(hosts
 
     asked = {service.submit(kind, f"{kind}-{i}"): kind for i in range(1, 1 + AT_ONCE // len(KINDS)) for kind in KINDS}
     service.wait(list(asked), lambda job: job["state"] == "running" or job["has_ended"], "all are at work")
-    away = [job_id for job_id, driver in service.drivers().items() if not hosts.is_on(HEAD, driver)]
+    away = [job_id for job_id, driver in drivers(tmp_path).items() if not hosts.is_on(HEAD, driver)]
     assert away, "every driver is on the head's host"  # Ray puts each on any host: once in 729 times
     hosts.set_link(HEAD, "down")
     time.sleep(PULLED_S)

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.trainer.runs import SMALL
 
 KINDS = ("ingest", "train", "train-here")
@@ -40,3 +42,16 @@ def made_by(home: Path, job: dict[str, Any]) -> str:
     for name, tensor in sorted(network.items()):
         hashed.update(name.encode() + tensor.numpy().tobytes())
     return hashed.hexdigest()
+
+
+def drivers(home: Path) -> dict[str, psutil.Process]:
+    """The drivers at work for the service of a home, by job id."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            run = process.environ().get("TENCH_RUN", "")
+            if run.startswith(str(home)) and "cluster.entry" in process.cmdline():
+                found[Path(run).name] = process
+        except psutil.Error:
+            continue
+    return found

@@ -15,9 +15,9 @@ from ingest.storage import Place
 from tests.augment.stored import Stored
 from tests.conftest import RAY_CPUS
 from tests.trainer.runs import AFTER_EVERY_STEP, RECIPE, Left, train_here
-from trainer.launch import _device, _let_the_others_go, _takes_gpus, _with_ray, plan_only
+from trainer.launch import _device, _let_the_others_go, _with_ray, plan_only
 from trainer.presets import recipe
-from trainer.settings import TrainSettings
+from trainer.settings import TrainSettings, takes_gpus
 
 FIRST_STEP, FIRST_EPOCH = "step-00000001.0001", "step-00000002.0001"
 
@@ -107,7 +107,8 @@ def test_workers_that_the_cluster_cannot_hold_are_refused(
 def test_workers_take_gpus_where_each_of_the_least_number_can_have_its_own(
     chosen: dict[str, Any], gpus: int, taken: bool
 ) -> None:
-    assert _takes_gpus(TrainSettings(**chosen), gpus) == taken
+    settings = TrainSettings(**chosen)
+    assert takes_gpus(settings.device, settings.min_workers or settings.num_workers, gpus) == taken
 
 
 def test_a_worker_without_a_gpu_of_its_own_trains_on_its_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
