@@ -122,7 +122,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep the tests of the chosen tier."""
     tier = config.getoption("--tier")
     tiers = ("slow", "root", "gpu", "interop")
-    chosen, others = [], []
+    chosen: list[pytest.Item] = []
+    others: list[pytest.Item] = []
     for item in items:
         marks = {mark.name for mark in item.iter_markers()} & set(tiers)
         (chosen if marks == ({tier} - {"test"}) else others).append(item)

@@ -19,6 +19,7 @@ from trainer.board import Board
 from trainer.columns import ColumnNet, ColumnPlace
 from trainer.guards import RecentLosses
 from trainer.networks import AlexNet, Network, build, count_parameters
+from trainer.precision import slowness
 from trainer.reduce import FlatGradients
 from trainer.reporter import Reporter, Standing, Sums
 from trainer.schedules import Rates, ScheduleState, rates
@@ -136,6 +137,8 @@ def prepare(
     loader = Loader(dataset, loading, rank=context.replica, world_size=context.num_replicas, device=context.device)
     rule, gradients = Rule(network, recipe.rule), FlatGradients(network, EXTRAS + context.world_size, context.replicas)
     board = Board(run.place, run.attempt) if run is not None and settings.tensorboard else None
+    if run is not None and (words := slowness(recipe.precision, context.device)):
+        run.event("warning", words)
     reporter, waiting = Reporter(run, context.device, board), DataWait(loader, context.device)
     return Training(
         context, dataset, recipe, settings, network, rule, gradients, loader, run, reporter, waiting

@@ -32,7 +32,7 @@ EVENT_STREAM = {"text/event-stream": {"schema": MESSAGE}}
 PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 ATTEMPT = Query(ge=1, description="Number of the attempt; the newest one unless told.")
 TAIL = Query(ge=1, le=logs.MAX_LINES, description="So many lines of the end; all that is kept unless told.")
-FOLLOW = Query(description="Go on with what is written, until the job has ended.")
+FOLLOW = Query(description="Go on with what is written, until the attempt has ended.")
 AFTER = Query(description="Mark of an event: answer those after it as JSON, not as a stream.")
 
 

@@ -6,7 +6,7 @@ extended headers, links, damage, the end of the file) is left to Python's tarfil
 
 import tarfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -64,7 +64,7 @@ def tar_members(
 
 def nested_members(
     place: Place, tars: Iterable[tuple[str, TarMember]], contents_of: str | None = None
-) -> Iterator[tuple[str, TarMember, Iterable[TarMember]]]:
+) -> Generator[tuple[str, TarMember, Iterable[TarMember]], None, None]:
     """The members of many archives, each a (file, part of it), in the order given.
 
     At a remote place, where each header costs a round trip, `REMOTE_THREADS` archives are read side by side and

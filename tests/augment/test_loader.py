@@ -38,7 +38,7 @@ def expected(stored: Stored, settings: LoaderSettings, epoch: int, rows: npt.NDA
     images = []
     for i, row in enumerate(rows):
         y, x, mirror = int(chosen.y[i]), int(chosen.x[i]), bool(chosen.mirror[i])
-        pixels = reference.crop_and_flip(stored.pictures[row], y, x, mirror, settings.crop)
+        pixels: npt.NDArray[Any] = reference.crop_and_flip(stored.pictures[row], y, x, mirror, settings.crop)
         if settings.output != "uint8":
             mean = reference.mean_under(stored.mean, settings.mean, y, x, mirror, settings.crop)
             until = settings.colour_until_epoch
@@ -172,7 +172,7 @@ def test_views_are_finished_like_the_reference_without_noise(tiny_dataset: str, 
     assert images.shape == (30, views, 3, 224, 224)
     for row in (0, 17, 29):
         for v, (y, x, mirror) in enumerate(evaluation_views(SIDE, 224, views)):
-            pixels = reference.crop_and_flip(stored.pictures[row], y, x, mirror, 224)
+            pixels: npt.NDArray[Any] = reference.crop_and_flip(stored.pictures[row], y, x, mirror, 224)
             mean = reference.mean_under(stored.mean, "aligned", y, x, mirror, 224)
             right = reference.finished(pixels, mean, np.zeros(3, np.float32), 1.5)
             assert np.array_equal(images[row, v].numpy(), right.transpose(2, 0, 1))

@@ -128,7 +128,12 @@ def test_a_second_loader_finds_what_the_first_has_fetched(
     first = epochs(uri, chosen)
     fetched: list[str] = []
     plain = Place.get_range
-    monkeypatch.setattr(Place, "get_range", lambda *a: (fetched.append(a[1]), plain(*a))[1])
+
+    def get_range(self: Place, path: str, *rest: Any) -> bytes:
+        fetched.append(path)
+        return plain(self, path, *rest)
+
+    monkeypatch.setattr(Place, "get_range", get_range)
     again = epochs(uri, chosen)
     assert all(torch.equal(one.images, other.images) for one, other in zip(first, again, strict=True))
     assert fetched == []

@@ -30,7 +30,7 @@ def run_world(world_size: int, scenarios: list[dict[str, Any]], folder: Path) ->
     """Start a process for each rank, wait for all of them, and return what rank 0 found. `folder` is new."""
     folder.mkdir()
     (folder / "scenarios.json").write_text(json.dumps(scenarios))
-    spawn(rank_main, (world_size, str(folder)), nprocs=world_size)  # type: ignore[no-untyped-call]
+    spawn(rank_main, (world_size, str(folder)), nprocs=world_size)
     found: dict[str, list[dict[str, Any]]] = json.loads((folder / "found.json").read_text())
     return found
 

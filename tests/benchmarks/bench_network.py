@@ -2,6 +2,7 @@
 plainly, at two batches; how near that is to what the cores can multiply; the share of each layer; the response
 normalisation; the update, a checkpoint; and `tench --help`."""
 
+import functools
 import io
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def _parts(rule: Rule) -> dict[str, float]:
         "lrn_ours": lambda: _there_and_back(lambda x: across_channels(x, 2.0, 2e-5, 2), map1),
         "lrn_torch": lambda: _there_and_back(lambda x: F.local_response_norm(x, 5, 1e-4, 0.75, 2.0), map1),
     }
-    runs = {name: lambda w=each: _ms(w, BATCH) for name, each in work.items()}  # type: ignore[misc]
+    runs: dict[str, Callable[[], float]] = {name: functools.partial(_ms, each, BATCH) for name, each in work.items()}
     found = report.in_turn(runs, TIMES[BATCH])
     return {
         **{f"{name}_ms_a_picture": report.median(values) for name, values in found.items()},

@@ -89,7 +89,8 @@ def fed(plan: Plan, run: RunWriter) -> dict[str, float]:
         handle = converters[number % PROCESSES]
         return handle.where.remote(), actor.Actor(number, handle)
 
-    pool.start_actor, pool.num_cpus_granted = shared, lambda: ACTORS
+    pool.start_actor = shared  # type: ignore[attr-defined, assignment]
+    pool.num_cpus_granted = lambda: ACTORS  # type: ignore[attr-defined]
     source = Synthetic(Place("/nowhere"), Listing({}, frozenset()))
     shards = list(plan.shards())
     tasks = shard_tasks(source, Place("/nowhere/dataset"), plan, plan.settings, shards)

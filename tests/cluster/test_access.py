@@ -205,7 +205,7 @@ def test_a_web_place_that_stays_on_its_host_follows_no_redirect_elsewhere(monkey
     class Redirecting(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(str(self.headers["Host"]).split(":")[0])
-            elsewhere = f"http://localhost:{self.server.server_address[1]}/secret"
+            elsewhere = f"http://localhost:{server.server_port}/secret"
             self.send_response(302 if self.path == "/moved" else 200)
             self.send_header("Location", elsewhere)
             self.send_header("Content-Length", "4")

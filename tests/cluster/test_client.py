@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -140,7 +141,7 @@ def test_a_service_that_is_killed_and_comes_back_is_followed_on_without_loss_or_
         run.flush()
         assert moments["before"].wait(WAIT_S)
         assert watching.stdout is not None
-        lines = []
+        lines: list[str] = []
         while not lines or "before" not in lines[-1]:
             lines.append(watching.stdout.readline())
         service.process.kill()
@@ -162,6 +163,40 @@ def test_a_service_that_is_killed_and_comes_back_is_followed_on_without_loss_or_
     assert messages[-1] == {"error": "job followed failed: damage was found", "exit_code": 4}
     assert (watching.returncode, "damage was found" in errors) == (4, True)
     assert "does not answer" in errors
+
+
+def test_a_followed_log_goes_from_one_attempt_to_the_next_and_ends_with_the_job(tmp_path: Path) -> None:
+    with ray_api() as api, serving(tmp_path, api.url, ray_token=TOKEN) as service:
+        client = Client(service.url)
+        job = client.submit("verify", {"dataset": f"{service.root}/d"})["id"]
+        first, second = f"tench-{job}-1", f"tench-{job}-2"
+        api.say(first, "RUNNING")
+        api.logs |= {first: "left out\none\n", second: "two\n"}
+        service.job_once(job, "running")
+        pieces = client.follow_logs(job, tail=1)
+        assert next(pieces) == "one\n"
+        api.say(first, "FAILED")  # without a result: the job is begun again
+        api.say(second, "RUNNING")
+        RunWriter.begin(Place(tmp_path / "runs" / job), "verify", {}, attempt=2).finish("succeeded", 0)
+        assert "".join(pieces) == "two\n"
+        assert "".join(client.follow_logs(job, attempt=1)) == "left out\none\n"
+        client.close()
+
+
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGKILL"])
+def test_a_followed_log_whose_service_goes_away_is_no_end_of_the_job(tmp_path: Path, signal_name: str) -> None:
+    with ray_api() as api, serving(tmp_path, api.url, ray_token=TOKEN) as service:
+        client = Client(service.url)
+        job = client.submit("verify", {"dataset": f"{service.root}/d"})["id"]
+        api.say(f"tench-{job}-1", "RUNNING")
+        api.logs[f"tench-{job}-1"] = "one\n"
+        service.job_once(job, "running")
+        pieces = client.follow_logs(job)
+        assert next(pieces) == "one\n"
+        service.process.send_signal(signal.Signals[signal_name])
+        with pytest.raises(Away, match="does not answer"):
+            list(pieces)
+        client.close()
 
 
 def test_the_example_of_the_readme_prints_events_and_the_result(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """How the service finds datasets under its roots."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from cluster import datasets
 from cluster.datasets import Library
 
 
@@ -32,7 +32,7 @@ def test_a_root_of_too_many_folders_is_named_and_the_others_are_searched(
     crowded = tmp_path / "crowded"
     for number in range(10):
         (crowded / f"class-{number}").mkdir(parents=True)
-    monkeypatch.setattr(datasets, "MAX_FOLDERS", 8)
+    monkeypatch.setattr("cluster.datasets.MAX_FOLDERS", 8)
     library = Library([str(crowded), str(root)])
     assert [d["name"] for d in library.datasets()] == ["tiny"]
     assert library.unfinished() == [str(crowded)]
@@ -48,7 +48,7 @@ def test_a_dataset_that_was_seen_is_found_again_without_a_scan_until_it_is_gone_
 ) -> None:
     library, known = Library([str(root)]), id_of(root)
     assert library.find(known) is not None
-    monkeypatch.setattr(datasets.os, "walk", lambda folder: iter(()))
+    monkeypatch.setattr(os, "walk", lambda folder: iter(()))
     assert library.find(known) is not None
     manifest = root / "sets/tiny/manifest.json"
     manifest.write_text(manifest.read_text().replace(known, "0" * 64))

@@ -1,6 +1,7 @@
 """What `tench gc` lets go, decided on made-up facts: never what something that is kept has or names."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,13 +13,13 @@ NOW, DAY = 1_800_000_000.0, 86_400.0
 IDS = [f"run-{number}" for number in range(8)]
 
 
-def run(name: str, days: float | None, names: Iterable[str] = (), **facts: object) -> RunFacts:
+def run(name: str, days: float | None, names: Iterable[str] = (), **facts: Any) -> RunFacts:
     """A run that ended so many days ago (None: it has not), with an older checkpoint, events and a staged file."""
     return RunFacts(
         name, None if days is None else NOW - days * DAY, frozenset(names), 100,
         older=(Part("checkpoints/step-00000001.0001", 40),), record=(Part("events", 20),),
         staged=(Part("result/0001.json#3", 7, NOW - 2 * DAY),), **facts,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 def gone(*runs: RunFacts, **ages: str) -> dict[str, list[str]]:

@@ -25,14 +25,15 @@ PLENTY = ("--posts-per-minute", "100000", "--reads-per-second", "100000")
 OPERATIONS = [
     "POST /v1/jobs", "GET /v1/jobs", "GET /v1/jobs/{job_id}", "POST /v1/jobs/{job_id}/stop",
     "POST /v1/jobs/{job_id}/resume", "POST /v1/jobs/{job_id}/clone", "GET /v1/jobs/{job_id}/events",
-    "GET /v1/jobs/{job_id}/logs", "GET /v1/jobs/{job_id}/metrics", "GET /v1/jobs/{job_id}/artifacts/{name}",
+    "GET /v1/jobs/{job_id}/logs", "GET /v1/jobs/{job_id}/metrics", "GET /v1/jobs/{job_id}/moves",
+    "GET /v1/jobs/{job_id}/artifacts/{name}",
     "GET /v1/datasets", "GET /v1/datasets/{dataset_id}", "GET /v1/datasets/{dataset_id}/{name}",
     "GET /v1/datasets/{dataset_id}/quarantine", "GET /v1/datasets/{dataset_id}/quarantine/{split}/{row}.png",
     "GET /v1/kinds", "GET /v1/cluster", "GET /healthz", "GET /readyz", "GET /metrics", "DELETE /v1/datasets/{dataset_id}",
 ]  # fmt: skip
 # A description cannot say which settings go with which kind, nor that a place has to lie inside a root: what fits the
 # schema may be refused for these. And a stranger's key, cursor or mark is a text like any other.
-EXCLUDED = [checks.positive_data_acceptance]
+EXCLUDED: list[Any] = [checks.positive_data_acceptance]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def api_schema(described: Described) -> Any:
     return schemathesis.openapi.from_url(f"{described.served.url}/openapi.json")
 
 
-def aimed(case: schemathesis.Case, known: dict[str, list[str]]) -> None:
+def aimed(case: schemathesis.Case[Any], known: dict[str, list[str]]) -> None:
     """Let two of three requests ask for something that is there."""
     for name, values in known.items():
         if name in case.path_parameters and (turn := len(str(case.path_parameters[name])) % 3):
@@ -87,7 +88,7 @@ def test_every_answer_is_one_that_is_described(operation: str, api_schema: Any, 
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(st.one_of(*(api_schema[path][method].as_strategy(generation_mode=mode) for mode in modes)))
-    def ask(case: schemathesis.Case) -> None:
+    def ask(case: schemathesis.Case[Any]) -> None:
         aimed(case, described.known)
         case.call_and_validate(excluded_checks=EXCLUDED, timeout=20)
 

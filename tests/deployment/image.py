@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 METADATA = ("LABEL", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD")
 PASSED_ON = ("PIP_", "UV_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -106,7 +107,8 @@ class Build:
         if step.keyword in ("ENV", "ARG"):
             kind = "environment" if step.keyword == "ENV" else "arguments"
             values = dict(pair.split("=", 1) for pair in shlex.split(step.rest))
-            return replace(stage, **{kind: {**getattr(stage, kind), **values}})
+            more: dict[str, Any] = {kind: {**getattr(stage, kind), **values}}
+            return replace(stage, **more)
         if step.keyword == "WORKDIR":
             inside(stage, step.rest).mkdir(parents=True, exist_ok=True)
             return replace(stage, workdir=step.rest)

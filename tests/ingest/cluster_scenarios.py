@@ -255,13 +255,13 @@ def _slowly(*arguments: Any) -> Iterator[ShardTask]:
     return (replace(task, job=replace(task.job, decode=slow.decode)) for task in _honest(*arguments))
 
 
-_honest = conversion.shard_tasks
+_honest = conversion.shard_tasks  # type: ignore[attr-defined]
 
 
 def main(scenario: str, *arguments: str) -> None:
     """Run a scenario; everything of its cluster lies in a folder that is removed."""
     source, folder, *more = arguments
-    conversion.shard_tasks = _slowly
+    conversion.shard_tasks = _slowly  # type: ignore[attr-defined, assignment]
     play: Any = next(s for s in SCENARIOS if s.__name__ == scenario)
     if "RAY_ADDRESS" in os.environ:
         print(json.dumps(play(source, Path(folder), *more)))

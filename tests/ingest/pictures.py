@@ -38,10 +38,12 @@ def reference(data: bytes, side: int, name: str = "bicubic") -> Pixels:
     image = Image.open(io.BytesIO(data)).convert("RGB")
     target = _target(image, side)
     edges = [(new - side) // 2 + offset for offset in (0, side) for new in target]
-    box = tuple(float(Fraction(e * old, new)) for e, old, new in zip(edges, image.size * 2, target * 2, strict=True))
+    left, top, right, bottom = (
+        float(Fraction(e * old, new)) for e, old, new in zip(edges, image.size * 2, target * 2, strict=True)
+    )
     if image.size == target:
-        return np.asarray(image.crop(tuple(edges)))
-    return np.asarray(image.resize((side, side), FILTERS[name], box=box))
+        return np.asarray(image.crop((left, top, right, bottom)))
+    return np.asarray(image.resize((side, side), FILTERS[name], box=(left, top, right, bottom)))
 
 
 def scaled_then_cut(data: bytes, side: int) -> Pixels:

@@ -48,7 +48,7 @@ def decoded(source: Source, split: str) -> dict[str, Pixels]:
 
 def stored(dataset: Path, split: str) -> dict[str, tuple[int, bytes]]:
     """Label and payload by key."""
-    found = {}
+    found: dict[str, tuple[int, bytes]] = {}
     for path in sorted((dataset / split).glob("*.arrow")):
         rows = pa.ipc.open_file(path).read_all()
         found |= {r["key"]: (r["label"], r["payload"]) for r in rows.select(["key", "label", "payload"]).to_pylist()}

@@ -44,7 +44,7 @@ def coloured(convert: Convert, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_each_column_of_the_sheet_shows_the_pictures_of_one_class(coloured: str) -> None:
     sheet = contact_sheet(coloured, columns=3, rows=4, tile=TILE)
-    assert (sheet.shape, sheet.dtype) == ((4 * (TILE + GAP) + GAP, 3 * (TILE + GAP) + GAP, 3), np.uint8)
+    assert (sheet.shape, sheet.dtype.name) == ((4 * (TILE + GAP) + GAP, 3 * (TILE + GAP) + GAP, 3), "uint8")
     for k in range(3):
         shown = [tuple(_tile(sheet, row, k)[TILE // 2, TILE // 2].tolist()) for row in range(k + 2)]
         wanted = [tuple(100 + 30 * at if c == k else 0 for c in range(3)) for at in range(k + 2)]

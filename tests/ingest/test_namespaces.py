@@ -74,7 +74,7 @@ def test_a_host_that_is_cut_off_and_writes_on_does_no_harm(
     hold = tmp_path / "hold"
     hosts.ray(HEAD, "head.log", 0)
     hosts.wait_for_words("head.log", STARTED)
-    fast = {"TENCH_TEST_SLEEP_S": FAST_S, "TENCH_TEST_HOLD": str(hold)}
+    fast: dict[str, Any] = {"TENCH_TEST_SLEEP_S": FAST_S, "TENCH_TEST_HOLD": str(hold)}
     node = hosts.ray(CUT, "cut.log", 2, **fast)
     hosts.ray(OTHER, "other.log", 2, TENCH_TEST_SLEEP_S=SLOW_S)
     command = [sys.executable, "-m", "tests.ingest.cluster_scenarios", "converting", str(source), str(tmp_path)]

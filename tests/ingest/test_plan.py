@@ -48,7 +48,8 @@ LISTINGS = st.lists(KEYS, min_size=1, max_size=40, unique=True).map(
 
 
 def _plan(listed: list[Entry], **chosen: Any) -> Plan:
-    return make_plan(Listing(listed), IngestSettings.model_validate(chosen), "0" * 64)
+    source: Any = Listing(listed)
+    return make_plan(source, IngestSettings.model_validate(chosen), "0" * 64)
 
 
 def _shard(plan: Plan, number: int) -> list[PlannedEntry]:

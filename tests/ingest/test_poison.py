@@ -69,7 +69,7 @@ def poisoned(tiny_source: TinySource, tmp_path: Path) -> Path:
 @pytest.fixture
 def convert(monkeypatch: pytest.MonkeyPatch, ray_session: None, tmp_path: Path) -> Callable[..., RunReader]:
     """Convert a source with the decoder of `poison.py` in the actors."""
-    honest = conversion.shard_tasks
+    honest = conversion.shard_tasks  # type: ignore[attr-defined]
 
     def poisonous(*arguments: Any) -> Iterator[ShardTask]:
         return (replace(task, job=replace(task.job, decode=poison.decode)) for task in honest(*arguments))

@@ -28,7 +28,8 @@ class Disturbed(RunWriter):
 
     def __init__(self, place: Place, attempt: int) -> None:
         super().__init__(place, attempt)
-        self.after, self.disturb = "", lambda: None
+        self.after = ""
+        self.disturb: Callable[[], object] = lambda: None
 
     def event(self, kind: str, text: str, **data: Any) -> None:
         super().event(kind, text, **data)
@@ -38,7 +39,7 @@ class Disturbed(RunWriter):
 
 
 def _ingest(
-    source: Path, dataset: Path, run: Path, after: str = "", disturb: Callable[[], None] = lambda: None
+    source: Path, dataset: Path, run: Path, after: str = "", disturb: Callable[[], object] = lambda: None
 ) -> Outcome:
     """What `tench ingest` does, with one actor."""
     request = IngestRequest(source=str(source), dataset=str(dataset), samples_per_shard=PER_SHARD, num_actors=1)
@@ -178,7 +179,7 @@ def test_what_is_written_already_needs_no_space(
     (dataset / "parts/val-00001.json").unlink()
     written = sum(f.stat().st_size for folder in ("train", "val", "parts") for f in (dataset / folder).iterdir())
     free = int(90 * 256**2 * 0.6) + 4 * 256**2 * 12 - written
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free))
     assert convert(tiny_source.folders, dataset)["samples_converted"] == 14
 
 

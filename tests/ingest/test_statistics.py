@@ -32,7 +32,7 @@ def _statistics(dataset: str) -> tuple[Floats, dict[str, Any]]:
 
 def test_the_mean_image_is_the_mean_of_the_stored_training_pictures(tiny_raw_dataset: str, pictures: Floats) -> None:
     mean, _ = _statistics(tiny_raw_dataset)
-    assert (mean.dtype, mean.shape) == (np.float64, (256, 256, 3))
+    assert (mean.dtype.name, mean.shape) == ("float64", (256, 256, 3))
     np.testing.assert_allclose(mean, pictures.mean(axis=0), rtol=1e-9, atol=0)
     shown = np.asarray(Image.open(Path(tiny_raw_dataset, "statistics/mean.png")))
     assert np.abs(shown - mean).max() <= 0.5

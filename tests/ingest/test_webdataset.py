@@ -3,7 +3,7 @@
 import io
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ def sample(key: str, label: int | str, picture: bytes | None = None, ending: str
     return [(f"{key}.cls", f"{label}".encode()), (f"{key}.{ending}", data), (f"{key}.json", b"{}")]
 
 
-def write(folder: Path, tars: dict[str, Sequence[Members]]) -> Path:
+def write(folder: Path, tars: Mapping[str, Sequence[Members]]) -> Path:
     for name, samples in tars.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(tar_bytes(member for members in samples for member in members))

@@ -28,7 +28,7 @@ def datasets(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     made = {}
     for name in ("arrow", "tfrecord"):
         made[name] = folder / name
-        command = [TENCH, "ingest", folder / "source", made[name], "--format", name, "--json"]
+        command = [str(TENCH), "ingest", str(folder / "source"), str(made[name]), "--format", name, "--json"]
         command += ["--samples-per-shard", "256"]
         subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return made
@@ -73,13 +73,13 @@ def test_dalis_own_reader_decodes_the_tfrecords(datasets: dict[str, Path], expec
 
     shards = sorted(datasets["tfrecord"].glob("train/*.tfrecord"))
 
-    @pipeline_def(batch_size=100, num_threads=1, device_id=None)
+    @pipeline_def(batch_size=100, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
     def pipeline() -> Any:
         features = {
-            "image/encoded": tfrecord.FixedLenFeature((), tfrecord.string, ""),
+            "image/encoded": tfrecord.FixedLenFeature([], tfrecord.string, ""),
             "image/class/label": tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
         }
-        row = fn.readers.tfrecord(
+        row: Any = fn.readers.tfrecord(
             path=list(map(str, shards)), index_path=[str(s.with_suffix(".idx")) for s in shards], features=features
         )
         return fn.decoders.image(row["image/encoded"]), row["image/class/label"]

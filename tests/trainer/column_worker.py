@@ -86,7 +86,7 @@ def train_split(case: str, place: ColumnPlace) -> Found:
         loss = F.cross_entropy(
             network(images[rows], dropout=DropoutKey(SEED, step, rows)), labels[rows], reduction="sum"
         )
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         flat.extras += loss.detach().double()
         losses.append(flat.reduce()[0])
         flat.divide(BATCH)

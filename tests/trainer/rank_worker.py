@@ -30,7 +30,9 @@ def rank_main(rank: int, folder: str, dataset: str) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    found = {name: chosen(Place(Path(folder, name, f"seen-by-{rank}"))) for name in ("later", "nothing", "unseen")}
+    found: dict[str, Any] = {
+        name: chosen(Place(Path(folder, name, f"seen-by-{rank}"))) for name in ("later", "nothing", "unseen")
+    }
     found["stop"] = stopped_in_evaluation(rank, folder, dataset)
     dist.destroy_process_group()
     Path(folder, f"{rank}.json").write_text(json.dumps(found))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from ingest.storage import Place
 from tests.trainer.rank_worker import rank_main
@@ -32,7 +32,7 @@ def ranks(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     for name, by_rank in seen.items():
         for rank, steps in enumerate(by_rank):
             checkpoints(folder / name / f"seen-by-{rank}", *steps)
-    mp.spawn(rank_main, (str(folder), tiny_dataset), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(rank_main, (str(folder), tiny_dataset), nprocs=2)
     first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))
     yield folder, first, second
     shutil.rmtree(folder)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from torch.multiprocessing.spawn import spawn
 
 from ingest.errors import RefusedError
 from tests.trainer.column_worker import BATCH, CASES, FIT, RATES, SEED, SMALL, Found, batch, rank_main
@@ -43,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def spawned(place: Path, dataset: str, jobs: dict[int, list[str]]) -> Ranks:
     """By world size: what each rank found."""
-    mp.spawn(rank_main, (str(place), dataset, jobs), nprocs=max(jobs))  # type: ignore[no-untyped-call]
+    spawn(rank_main, (str(place), dataset, jobs), nprocs=max(jobs))
     return {world: [torch.load(place / f"{world}-{rank}.pt") for rank in range(world)] for world in jobs}
 
 
@@ -77,7 +77,7 @@ def train_whole(case: str) -> Found:
         images, labels = batch(step, network.settings.num_classes)
         network.zero_grad()
         loss = F.cross_entropy(network(images, dropout=DropoutKey(SEED, step, np.arange(BATCH))), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]).double().norm()
         rule.step(RATES)
         losses.append(loss.item() * BATCH)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.augment.test_choices import plain_philox
 from trainer.dropout import DropoutKey, keep_mask
-from trainer.networks import AlexNet, build
+from trainer.networks import Network, build
 from trainer.switches import NetworkSettings
 
 CPU = torch.device("cpu")
@@ -63,13 +63,13 @@ def test_half_of_the_units_are_kept_and_no_two_masks_are_alike() -> None:
     assert all(abs((first == other).float().mean().item() - 0.5) < allowed for other in others)
 
 
-def seen_by(network: AlexNet, key: DropoutKey | None) -> dict[str, torch.Tensor]:
+def seen_by(network: Network, key: DropoutKey | None) -> dict[str, torch.Tensor]:
     """Output of fc6 and fc7 after ReLU, and what fc7 and fc8 get of it."""
     seen: dict[str, torch.Tensor] = {}
     hooks = [
-        network.fc6.register_forward_hook(lambda m, i, o: seen.update(fc6=o.relu())),
-        network.fc7.register_forward_hook(lambda m, i, o: seen.update(fc7_in=i[0], fc7=o.relu())),
-        network.fc8.register_forward_hook(lambda m, i, o: seen.update(fc8_in=i[0])),
+        network.get_submodule("fc6").register_forward_hook(lambda m, i, o: seen.update(fc6=o.relu())),
+        network.get_submodule("fc7").register_forward_hook(lambda m, i, o: seen.update(fc7_in=i[0], fc7=o.relu())),
+        network.get_submodule("fc8").register_forward_hook(lambda m, i, o: seen.update(fc8_in=i[0])),
     ]
     images = torch.randn(3, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -81,7 +81,7 @@ def seen_by(network: AlexNet, key: DropoutKey | None) -> dict[str, torch.Tensor]
 
 @pytest.mark.parametrize(("kind", "training", "test"), [("mask", 1.0, 0.5), ("scaled", 2.0, 1.0)])
 def test_masked_units_are_halved_at_test_time_or_doubled_in_training(kind: str, training: float, test: float) -> None:
-    network = build(NetworkSettings(num_classes=10, init="he", dropout=kind), 0)  # type: ignore[arg-type]
+    network = build(NetworkSettings(num_classes=10, init="he", dropout=kind), 0)
     trained = seen_by(network, DropoutKey(4, 7, np.array([5, 0, 9])))
     tested = seen_by(network, None)
     for layer, (out, into) in enumerate((("fc6", "fc7_in"), ("fc7", "fc8_in"))):

@@ -82,7 +82,7 @@ def test_ten_views_are_not_the_centre_alone(tiny_dataset: str) -> None:
 def test_with_fewer_than_five_classes_every_label_is_among_the_first(tiny_dataset: str) -> None:
     with Loader(tiny_dataset, DEMO, split="val", views=1) as loader:
         loader.split.label = np.zeros(30, np.int32)
-        assert evaluate(Coarse(num_classes=2), loader, "fp32").top5_error == 0  # type: ignore[arg-type]
+        assert evaluate(Coarse(num_classes=2), loader, "fp32").top5_error == 0
 
 
 class Undecided(nn.Module):
@@ -128,7 +128,7 @@ def test_an_evaluation_ends_when_it_is_asked_to(tiny_dataset: str, tmp_path: Pat
     run = RunWriter.begin(Place(tmp_path), "evaluate", {})
     run.request_stop()
     with Loader(tiny_dataset, DEMO, split="val", views=1) as loader, pytest.raises(Interrupted):
-        evaluate(Coarse(), loader, "fp32", run)  # type: ignore[arg-type]
+        evaluate(Coarse(), loader, "fp32", run)
 
 
 def test_a_folder_without_checkpoints_is_refused(tiny_dataset: str, tmp_path: Path) -> None:

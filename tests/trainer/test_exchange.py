@@ -64,7 +64,7 @@ def published() -> Published:
     network = Published(10).eval()
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter *= 6**0.5 if parameter.dim() > 1 else 1
+            parameter.mul_(6**0.5 if parameter.dim() > 1 else 1)
     return network
 
 

@@ -186,7 +186,14 @@ def test_curves_show_runs_of_any_length(tmp_path: Path) -> None:
 
 def test_results_are_the_latest_evaluations_of_each_kind(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [0.8, 0.6])
-    ten = {"dataset_id": "d" * 64, "split": "val", "views": 10, "epoch": 2, "num_samples": 50, "num_networks": 1}
+    ten: dict[str, Any] = {
+        "dataset_id": "d" * 64,
+        "split": "val",
+        "views": 10,
+        "epoch": 2,
+        "num_samples": 50,
+        "num_networks": 1,
+    }
     write_evaluation(run, "1", **ten, top1_error=0.5, top5_error=0.4)
     write_evaluation(run, "2", **ten, top1_error=0.3, top5_error=0.2)
     write_evaluation(run, "3", "failed", **ten, top1_error=0.1, top5_error=0.1)

@@ -16,12 +16,13 @@ from tests.trainer.runs import AFTER_EVERY_STEP, HERE, RECIPE, Left, assert_same
 from trainer import checkpoint
 from trainer import fit as fit_module
 from trainer.dropout import DropoutKey
-from trainer.fit import LOSS, ROWS, RankContext, Training, prepare, restore, train_step
+from trainer.fit import LOSS, ROWS, RankContext, Training, prepare, train_step
 from trainer.launch import train
 from trainer.networks import build
 from trainer.presets import recipe
 from trainer.scores import Errors
 from trainer.settings import TrainSettings
+from trainer.training import restore
 
 YOUNGER_SWITCH = "crop_positions"
 STEPS = [f"step-{step:08d}.0001" for step in (1, 2, 3, 4)]
@@ -180,12 +181,16 @@ def test_a_step_gives_the_mean_gradient_of_its_global_batch(tiny_dataset: str) -
     training = prepared(tiny_dataset)
     with training.loader:
         batch = next(iter(training.loader))
-        whole, micro = [], []
+        whole: list[torch.Tensor] = []
+        micro: list[torch.Tensor] = []
         for found, size in ((whole, None), (micro, 7)):
             settings = training.settings.model_copy(update={"micro_batch": size})
             sums = train_step(dataclasses.replace(training, settings=settings), batch, stop=False, save=False)
             assert sums[ROWS] == 40
-            found += [torch.tensor(sums[LOSS] / 40), *(p.grad.clone() for p in training.network.parameters())]
+            found += [
+                torch.tensor(sums[LOSS] / 40),
+                *(t.grad.clone() for t in training.network.parameters() if t.grad is not None),
+            ]
     network = build(training.recipe.network, training.recipe.seed)
     loss = F.cross_entropy(network(batch.images, dropout=DropoutKey(0, 0, batch.places.numpy())), batch.labels)
     expected = [loss.detach(), *torch.autograd.grad(loss, list(network.parameters()))]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -121,7 +122,7 @@ def test_a_run_whose_driver_was_killed_resumes_to_the_unbroken_end(
     Bit for bit the end of a run of as many workers and threads."""
     if num_workers > 1:
         whole = folder.with_name("whole")
-        told = {"num_workers": num_workers, "cpus_per_worker": threads(num_workers), "switch": SWITCHES}
+        told: dict[str, Any] = {"num_workers": num_workers, "cpus_per_worker": threads(num_workers), "switch": SWITCHES}
         train_here(tiny_dataset, whole, **told, **AFTER_EVERY_STEP)
         unbroken = Left(whole)
     moments = [(STEPS[1], False), (STEPS[2], True)] if num_workers < 2 else [(STEPS[2], True)]

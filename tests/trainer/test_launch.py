@@ -83,7 +83,7 @@ def test_an_error_of_one_worker_ends_the_others_and_comes_back_as_it_was(
     ],
 )
 def test_workers_that_the_cluster_cannot_hold_are_refused(
-    tiny_dataset: str, folder: Path, chosen: dict[str, object], words: str
+    tiny_dataset: str, folder: Path, chosen: dict[str, Any], words: str
 ) -> None:
     import ray
 

@@ -1,5 +1,7 @@
 """Pools with ties, pools that hang over, layers in columns: against plain loops."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -67,7 +69,7 @@ def test_a_full_layer_adds_the_gradients_of_a_plain_one(precision: torch.dtype, 
     if laid_out:
         layer.weight.grad = room.view(4, 6)
     seen: list[torch.Tensor] = []
-    layer.weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))  # type: ignore[union-attr]
+    layer.weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))
     x = torch.randn(5, 6)
     weights = torch.randn(5, 4).to(precision).float()
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -81,7 +83,7 @@ def test_a_full_layer_adds_the_gradients_of_a_plain_one(precision: torch.dtype, 
         (found.float() * weights).sum().backward()
         (F.linear(theirs.to(precision).double(), *rounded) * weights).sum().backward()
     assert found.dtype == precision
-    close = {"rtol": 1e-5, "atol": 1e-5}
+    close: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
     for mine, plain in zip((layer.weight.grad, layer.bias.grad), (w.grad for w in rounded), strict=True):
         assert mine is not None
         assert mine.dtype == torch.float32
@@ -90,6 +92,7 @@ def test_a_full_layer_adds_the_gradients_of_a_plain_one(precision: torch.dtype, 
         ours.grad, theirs.grad, **(close if precision == torch.float32 else {"rtol": 2e-2, "atol": 2e-2})
     )
     assert len(seen) == 2
+    assert layer.weight.grad is not None
     assert torch.equal(seen[-1], layer.weight.grad)
     assert torch.equal(room.view(4, 6), layer.weight.grad) == laid_out
 

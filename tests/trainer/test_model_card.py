@@ -24,7 +24,7 @@ def carded(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Left:
     folder = tmp_path_factory.mktemp("carded")
     train_here(tiny_dataset, folder, **CHOSEN)
     for views in (1, 10):
-        evaluate_run(tiny_dataset, str(folder), EvaluateSettings(device="cpu", views=views), None)  # type: ignore[arg-type]
+        evaluate_run(tiny_dataset, str(folder), EvaluateSettings(device="cpu", views=views), None)
     return Left(folder)
 
 

@@ -39,7 +39,8 @@ def test_a_step_norm_is_of_all_gradients_and_a_layer_s_of_its_weights() -> None:
     step = StepNorms(network)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter -= 0.1 * parameter.grad  # type: ignore[operator]
+            assert parameter.grad is not None
+            parameter.sub_(0.1 * parameter.grad)
     assert step.gradient_norm == pytest.approx(np.sqrt(sum((g**2).sum() for g in gradients.values())), rel=1e-6)
     assert step.by_layer() == {
         layer: {
@@ -52,17 +53,18 @@ def test_a_step_norm_is_of_all_gradients_and_a_layer_s_of_its_weights() -> None:
 
 
 def test_of_a_large_layer_the_update_is_estimated_to_a_hundredth_and_of_zeros_there_is_no_ratio() -> None:
-    network = nn.Sequential(nn.Linear(1000, 1000), nn.Linear(1000, 2))
+    first, last = nn.Linear(1000, 1000), nn.Linear(1000, 2)
+    network = nn.Sequential(first, last)
     generator = torch.Generator().manual_seed(3)
     update = torch.randn(1000, 1000, generator=generator) * 1e-4
     with torch.no_grad():
-        network[0].weight.normal_(0, 0.01, generator=generator)
-        network[1].weight.zero_()
+        first.weight.normal_(0, 0.01, generator=generator)
+        last.weight.zero_()
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     step = StepNorms(network)
     with torch.no_grad():
-        network[0].weight += update
+        first.weight.add_(update)
     layers = step.by_layer()
     assert layers["0"]["update_ratio"] == pytest.approx(1e-4 / 0.01, rel=0.01)
     assert layers["0"]["gradient_norm"] == 0

@@ -1,5 +1,6 @@
 """What is computed in which precision, seen at the layers of a real network."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import trainer.normalisation
+from tests.trainer.runs import Left, train_here
 from trainer.dropout import DropoutKey
 from trainer.networks import build
 from trainer.precision import computing
@@ -45,6 +47,14 @@ def test_products_have_the_precision_and_all_else_is_float32(
 def test_tf32_is_on_only_where_it_was_asked_for() -> None:
     found = {}
     for precision in ("tf32", "fp32", "bf16"):
-        with computing(precision, CPU):  # type: ignore[arg-type]
-            found[precision] = (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
+        with computing(precision, CPU):
+            found[precision] = (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
     assert found == {"tf32": ("tf32", "tf32"), "fp32": ("ieee", "ieee"), "bf16": ("ieee", "ieee")}
+
+
+def test_bf16_on_a_processor_without_it_is_advised_against(tiny_dataset: str, tmp_path: Path) -> None:
+    has_it = any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512bw", " bf16"))
+    for precision in ("fp32", "bf16"):
+        train_here(tiny_dataset, tmp_path / precision, precision=precision, epochs=1)
+        said = [text for text in Left(tmp_path / precision).texts("warning") if "no bfloat16" in text]
+        assert len(said) == (precision == "bf16" and not has_it)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 from trainer.reduce import FlatGradients, sum_over_ranks
 
@@ -81,7 +81,7 @@ def rank_main(rank: int, folder: str) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, dict[str, Any]]]]:
     """By world size: what each rank found."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(rank_main, (str(folder),), nprocs=LARGEST_WORLD)  # type: ignore[no-untyped-call]
+    spawn(rank_main, (str(folder),), nprocs=LARGEST_WORLD)
     return {w: [torch.load(Path(folder, f"{w}-{rank}.pt")) for rank in range(w)] for w in (2, 3)}
 
 

@@ -85,7 +85,7 @@ def test_labels_and_neighbours_are_those_of_all_features_at_once(asked: tuple[Da
         wanted = np.argsort(distances, kind="stable")[:6]
         assert [row for row, _ in search.nearest] == wanted.tolist()
         assert [far for _, far in search.nearest] == pytest.approx(distances[wanted].tolist(), rel=1e-3)
-    assert len({one.row for one in (*found.labelled, *found.searched)}) == 13
+    assert len({one.row for one in found.labelled} | {one.row for one in found.searched}) == 13
 
 
 def places(sheet: Any, tile: Any) -> list[tuple[int, int]]:

@@ -106,7 +106,7 @@ def test_a_rule_with_saved_velocities_goes_on_bit_for_bit() -> None:
         other.load_state_dict({"weight": torch.zeros(3, 4)})
 
 
-def preset_rates(preset: str, epochs: list[int]) -> list[tuple[float, float]]:
+def preset_rates(preset: str, epochs: list[int]) -> list[tuple[Any, Any]]:
     rule = RuleSettings(**PRESETS[preset]["rule"])
     found = [rates(rule, ScheduleState(), epoch, 90) for epoch in epochs]
     return [(pytest.approx(each.weights), pytest.approx(each.biases)) for each in found]

@@ -128,7 +128,7 @@ def test_tensorboard_shows_what_the_events_say(watched: Left) -> None:
     (file,) = event_files(watched.folder)
     events = records(file)
     assert events[0].file_version == "brain.Event:2"
-    shown, expected = scalars(events), {}
+    shown, expected = scalars(events), dict[str, dict[int, Any]]()
     for metrics in watched.events("metrics"):
         for tag, value in flattened(metrics).items():
             expected.setdefault(tag, {})[metrics["step"]] = pytest.approx(value, rel=1e-6)
@@ -248,7 +248,7 @@ def test_a_run_whose_evaluation_is_not_finite_ends_without_keeping_the_epoch(
 def test_a_stuck_run_stops_with_advice_and_can_go_on(tiny_dataset: str, folder: Path) -> None:
     # Weights so small that every logit is nearly 0, and a rate that leaves them so.
     switch = (*SMALL["switch"], "network.init=paper")
-    chosen = {"switch": switch, "learning_rate": 1e-9, "global_batch": 20, "epochs": 1}
+    chosen: dict[str, Any] = {"switch": switch, "learning_rate": 1e-9, "global_batch": 20, "epochs": 1}
     with pytest.raises(
         TenchError, match=r"step 2: the mean loss of the last 2 steps is .*museum145.*label order"
     ) as caught:

@@ -39,8 +39,8 @@ class ProgressLog(threading.Thread):
 
     def __init__(self, run: Path) -> None:
         super().__init__(daemon=True)
-        self.run_folder, self.seen, self.done = run, {}, threading.Event()
-        self.seen: dict[tuple[int, int], dict[str, Any]]
+        self.run_folder, self.done = run, threading.Event()
+        self.seen: dict[tuple[int, int], dict[str, Any]] = {}
 
     def run(self) -> None:
         while not self.done.wait(0.02):
@@ -85,7 +85,7 @@ def test_the_page_shows_what_the_run_folder_says_at_the_same_sequence_number(
     while time.monotonic() < deadline:
         at, snapshot = _shown(page)
         state = snapshot["state"]["text"]
-        if at in log.seen:
+        if at is not None and at in log.seen:
             _check_same(snapshot, log.seen[at])
             compared[at] = state
         if state in TERMINAL:
