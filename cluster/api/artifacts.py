@@ -1,6 +1,6 @@
 """Pictures that the service hands out: of a training's run folder, of a dataset. PNG bytes, or None while there is none.
 
-A dataset's pictures never change, so the newest ones are kept in memory. The augmentation sheet needs the loader, and
+A dataset's pictures never change, so the latest ones are kept in memory. The augmentation sheet needs the loader, and
 with it decoders and threads: a process of its own draws it, one at a time.
 """
 
@@ -8,8 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +45,9 @@ class _OneAtATime:
         self._places.release()
 
 
-_drawing_sheet = _OneAtATime()
+_drawing, _drawing_sheet = _OneAtATime(), _OneAtATime()
+"""Held while a dataset's picture is drawn; the sheet takes long, and the others do not wait for it."""
+_drawn: dict[tuple[str, str, DatasetPicture], bytes] = {}
 _decoding = _OneAtATime()
 """Held while a broken picture is decoded: the library's switch for it counts for the whole process."""
 
@@ -67,24 +67,32 @@ def of_job(job: Job, run: Place, name: str) -> bytes | None:
 
 
 def of_dataset(uri: str, name: DatasetPicture) -> bytes:
-    """A picture of a dataset. Raises what opening and reading it raise."""
-    return _drawn(uri, Dataset.open(uri).dataset_id, name)
+    """A picture of a dataset, drawn once. Raises what opening and reading it raise; Problem 503 if too many wait."""
+    key = (uri, Dataset.open(uri).dataset_id, name)
+    found = _drawn.get(key)
+    if found is None:
+        with _drawing_sheet if name == "augmentation.png" else _drawing:
+            found = _drawn[key] = _drawn.get(key) or _draw(uri, name)
+            for oldest in list(_drawn)[:-KEPT]:
+                _drawn.pop(oldest, None)
+    return found
 
 
-@lru_cache(KEPT)
-def _drawn(uri: str, dataset_id: str, name: DatasetPicture) -> bytes:
-    draw: dict[str, Callable[[str], bytes]] = {
-        "contact.png": lambda dataset: png_bytes(look.contact_sheet(dataset)),
-        "mean.png": lambda dataset: png_bytes(np.rint(Dataset.open(dataset).mean).astype(np.uint8)),
-        "pca.png": lambda dataset: png_bytes(look.pca_swatches(dataset)),
-        "augmentation.png": _augmentation_sheet,
-    }
-    return draw[name](uri)
+def _draw(uri: str, name: DatasetPicture) -> bytes:
+    match name:
+        case "contact.png":
+            return png_bytes(look.contact_sheet(uri))
+        case "mean.png":
+            return png_bytes(np.rint(Dataset.open(uri).mean).astype(np.uint8))
+        case "pca.png":
+            return png_bytes(look.pca_swatches(uri))
+        case "augmentation.png":
+            return _augmentation_sheet(uri)
 
 
 def _augmentation_sheet(uri: str) -> bytes:
     """What the default loader makes of the first pictures. Raises TenchError with the last words of the process."""
-    with _drawing_sheet, tempfile.TemporaryDirectory(prefix="tench-sheet-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tench-sheet-") as folder:
         sheet = Path(folder, "sheet.png")
         command = [sys.executable, "-m", "cluster.cli", "augment-sheet", uri, str(sheet), *SHEET_SIZE]
         try:

@@ -1,9 +1,16 @@
 """Pictures that take long to draw: one at a time, a few may wait, and nobody else waits for them."""
 
+import io
 import itertools
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
+import pytest
+from PIL import Image
+
+from cluster.api import artifacts
 from cluster.api.artifacts import MOST_WAITING, _OneAtATime
 from cluster.api.problems import Problem
 
@@ -29,3 +36,39 @@ def test_one_is_drawn_while_a_few_wait_and_more_are_told_to_come_again() -> None
     assert drawn == [200] * MOST_WAITING
     with turns:
         pass
+
+
+@pytest.mark.parametrize("name", ["contact.png", "mean.png", "pca.png"])
+def test_a_picture_that_many_ask_for_at_once_is_drawn_once(
+    name: artifacts.DatasetPicture, tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, drawn, honest = str(shutil.copytree(tiny_dataset, tmp_path / "copy")), list[str](), artifacts._draw
+
+    def counted(uri: str, name: artifacts.DatasetPicture) -> bytes:
+        drawn.append(name)
+        return honest(uri, name)
+
+    monkeypatch.setattr(artifacts, "_draw", counted)
+    with ThreadPoolExecutor(MOST_WAITING) as pool:
+        found = set(pool.map(lambda _: artifacts.of_dataset(uri, name), range(MOST_WAITING)))
+    assert drawn == [name]
+    (picture,) = found
+    assert Image.open(io.BytesIO(picture)).format == "PNG"
+
+
+def test_the_latest_pictures_are_kept_and_others_drawn_again(
+    tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def draw(uri: str, name: artifacts.DatasetPicture) -> bytes:
+        drawn.append(uri)
+        return uri.encode()
+
+    monkeypatch.setattr(artifacts, "KEPT", 2)
+    monkeypatch.setattr(artifacts, "_draw", draw)
+    copies = [str(shutil.copytree(tiny_dataset, tmp_path / str(number))) for number in range(3)]
+    for uri in (*copies, copies[2], copies[1], copies[0]):
+        assert artifacts.of_dataset(uri, "mean.png") == uri.encode()
+    assert drawn == [*copies, copies[0]]
+    assert len(artifacts._drawn) == 2
