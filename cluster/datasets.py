@@ -1,4 +1,4 @@
-"""Datasets that the service can see: folders under its roots that hold a manifest."""
+"""Datasets that the service can see: folders under its roots that hold a manifest, on disks and in object stores."""
 
 import os
 import threading
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cluster.buckets import AGAIN_S, Buckets, Found
 from ingest.errors import TenchError
 from ingest.manifest import MANIFEST, Manifest, read_manifest
 from ingest.storage import Place
@@ -19,7 +20,9 @@ class Library:
     """Finds sealed datasets by scanning roots; what was read of a manifest is kept until the file changes."""
 
     def __init__(self, roots: list[str]) -> None:
-        self._roots = _outermost([Path(root) for root in roots if "://" not in root])
+        places = [Place(root) for root in roots]
+        self._roots = _outermost([place.local_path() for place in places if place.is_local])
+        self._buckets = Buckets([place for place in places if not place.is_local])
         self._cut: set[Path] = set()
         self._lock = threading.Lock()
         self._read: dict[Path, tuple[tuple[int, int], dict[str, Any] | None]] = {}
@@ -28,16 +31,24 @@ class Library:
         """A summary of each, by name. A folder whose manifest cannot be read is left out."""
         with self._lock:
             found = [summary for path in self._manifests() if (summary := self._summary(path)) is not None]
+        found += _distinct(self._buckets.datasets())
         return sorted(found, key=lambda d: (d["name"], d["uri"]))
 
     def find(self, dataset_id: str) -> dict[str, Any] | None:
         """The summary of one dataset (of one copy, if there are several)."""
-        return self._known(dataset_id) or next((d for d in self.datasets() if d["dataset_id"] == dataset_id), None)
+        if known := self._known(dataset_id):
+            return known
+        looks = (self.datasets, lambda: _distinct(self._buckets.datasets(AGAIN_S)))
+        return next((d for look in looks for d in look() if d["dataset_id"] == dataset_id), None)
+
+    def expire(self) -> None:
+        """Something was removed: the next answer is not from memory."""
+        self._buckets.expire()
 
     def unfinished(self) -> list[str]:
-        """Roots with so many folders that the last scan did not look into all of them."""
+        """Roots with so many folders that the last scan did not look into all of them; stores that did not answer."""
         with self._lock:
-            return sorted(str(root) for root in self._cut)
+            return sorted([*(str(root) for root in self._cut), *self._buckets.unfinished()])
 
     def _known(self, dataset_id: str) -> dict[str, Any] | None:
         """As `find`, of one that was seen before, without a scan."""
@@ -75,20 +86,26 @@ def _outermost(roots: list[Path]) -> list[Path]:
     return [root for root in dict.fromkeys(roots) if not any(other in root.parents for other in roots)]
 
 
+def _distinct(found: Found) -> list[dict[str, Any]]:
+    """Summaries of what lies in object stores; once what lies under two roots."""
+    return list({place.uri: _summary_of(place, manifest) for place, manifest in found}.values())
+
+
 def _read_summary(folder: Path) -> dict[str, Any] | None:
+    place = Place(folder)
     try:
-        return _summary_of(folder, read_manifest(Place(folder)))
+        return _summary_of(place, read_manifest(place))
     except TenchError:
         return None
 
 
-def _summary_of(folder: Path, manifest: Manifest) -> dict[str, Any]:
+def _summary_of(place: Place, manifest: Manifest) -> dict[str, Any]:
     splits = manifest.splits.values()
     return {
         "dataset_id": manifest.dataset_id,
         "content_id": manifest.content_id,
-        "name": folder.name,
-        "uri": str(folder),
+        "name": place.uri.rsplit("/", 1)[-1],
+        "uri": place.uri,
         "num_samples": sum(s.num_samples for s in splits),
         "num_classes": len(manifest.classes),
         "num_quarantined": len(manifest.quarantine),

@@ -171,9 +171,13 @@ class Split:
         return self._maps(number)
 
     def payload(self, row: int) -> bytes:
-        """A sample's payload, its checksum verified. Raises DamageError naming shard, key and offset."""
-        start, length = int(self.offset[row]), int(self.length[row])
-        payload = self.map_shard(int(self.shard[row]))[start : start + length].tobytes()
+        """A sample's payload, its checksum verified; of a remote dataset fetched alone. Raises DamageError naming shard,
+        key and offset."""
+        number, start, length = int(self.shard[row]), int(self.offset[row]), int(self.length[row])
+        if self.dataset.place.is_local:
+            payload = self.map_shard(number)[start : start + length].tobytes()
+        else:
+            payload = self._fetched(number, start, length)
         if crc32c(payload) != int(self.crc32c[row]):
             raise DamageError(
                 f"{self.dataset.place.name(self.shards[int(self.shard[row])].path)}: the payload of {self.key(row)} "
@@ -188,6 +192,13 @@ class Split:
         if self.dataset.payload == "centered":
             return restored(self.payload(row), self.dataset.mean)
         return decode_payload(self.payload(row), self.dataset.payload, self.dataset.side)
+
+    def _fetched(self, number: int, start: int, length: int) -> bytes:
+        path = self.shards[number].path
+        try:
+            return self.dataset.place.get_range(path, start, length)
+        except FileNotFoundError:
+            raise DamageError(f"{self.dataset.place.name(path)}: is gone; restore it from a copy") from None
 
     def _map(self, number: int) -> npt.NDArray[np.uint8]:
         shard = self.shards[number]

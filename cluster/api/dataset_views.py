@@ -60,7 +60,7 @@ class DatasetsView(View):
     """By name."""
 
     unfinished: list[str]
-    """Roots that hold so many folders that not all of them were looked into; usually none."""
+    """Roots that hold so many folders that not all of them were looked into, or that do not answer; usually none."""
 
 
 class ClassView(View):

@@ -56,7 +56,10 @@ def add_removal(app: FastAPI, service: Service) -> None:
         works = works_of(all_jobs(service.store), service.runs.local_path())
         if said := users(place, works, force):
             raise Problem(409, used_words(place, said))
-        return remove(place, parts)
+        try:
+            return remove(place, parts)
+        finally:
+            service.library.expire()
 
 
 def _copy_of(service: Service, dataset_id: str, uri: str | None) -> Place:

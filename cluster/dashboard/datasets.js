@@ -29,7 +29,7 @@ export async function datasetsPage(main, signal) {
 }
 
 const cutShort = (root) =>
-  h("p", { role: "status" }, `${root} holds too many folders: datasets deep inside may be missing from this list.`);
+  h("p", { role: "status" }, `${root} holds too many folders, or does not answer: datasets may be missing from this list.`);
 
 function empty() {
   return h(

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import psutil
 import pytest
 from obstore.store import S3Store
 
-from ingest.errors import RefusedError
+from ingest.dataset import Dataset
+from ingest.errors import DamageError, RefusedError
 from ingest.plan import make_plan
 from ingest.settings import IngestSettings
 from ingest.sources import detect
@@ -26,6 +28,7 @@ from ingest.storage import Place, StoredFile
 from tests.conftest import TinySource
 from tests.ingest import archives
 from tests.ingest.conftest import Convert
+from tests.ingest.shards import samples
 from tests.s3_server import s3_server
 
 BUCKET = "pictures"
@@ -88,6 +91,25 @@ def test_a_source_has_one_plan_wherever_it_lies(place: Place, tiny_source: TinyS
     local = detect(str(tiny_source.official))
     records = [make_plan(source, IngestSettings(), "0" * 64).record for source in (remote, local)]
     assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("name", ["tiny_dataset", "tiny_raw_tfrecord_dataset"])
+def test_single_samples_of_a_dataset_in_the_store_are_those_on_disk_and_damage_is_named(
+    name: str, place: Place, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(name)
+    split = Dataset.open(_upload(place, Path(folder)).uri).split("val")
+    assert [(split.key(row), split.payload(row)) for row in (29, 0, 7)] == [
+        (s.key, s.payload) for s in (samples(folder, "val")[row] for row in (29, 0, 7))
+    ]
+    shard = split.shards[0].path
+    named = re.escape(place.name(shard))
+    place.replace(shard, bytes(split.shards[0].size))
+    with pytest.raises(DamageError, match=f"{named}: the payload of {split.key(0)} at .* its checksum"):
+        split.payload(0)
+    place.delete(shard)
+    with pytest.raises(DamageError, match=f"{named}: is gone; restore it"):
+        split.payload(0)
 
 
 class _Between(ThreadingHTTPServer):
