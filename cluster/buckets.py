@@ -54,18 +54,22 @@ class _Root:
         self.place = place
         self.found: Found = []
         self.is_whole = False
-        self._lock, self._thread, self._ended_at = threading.Lock(), threading.Thread(), float("-inf")
+        self._lock, self._thread = threading.Lock(), threading.Thread()
+        self._began_at = self._ended_at = self._expired_at = float("-inf")
 
     def look(self, age_s: float) -> None:
         """Begin a look, unless one is under way or the last one is younger."""
         with self._lock:
-            if not self._thread.is_alive() and time.monotonic() - self._ended_at >= age_s:
+            now = time.monotonic()
+            is_due = now - self._ended_at >= age_s or self._began_at <= self._expired_at
+            if is_due and not self._thread.is_alive():
+                self._began_at = now
                 self._thread = threading.Thread(target=self._walk, name="buckets", daemon=True)
                 self._thread.start()
 
     def expire(self) -> None:
-        """The next `look` begins one."""
-        self._ended_at = float("-inf")
+        """What looks find that have begun by now is out of date."""
+        self._expired_at = time.monotonic()
 
     def wait(self, deadline: float) -> None:
         """Until the look is over, or the deadline (monotonic)."""

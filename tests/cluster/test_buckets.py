@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,6 +74,28 @@ def test_a_dataset_that_has_just_come_is_found_by_its_id_and_one_that_went_is_no
     Place(uri).delete("manifest.json")
     library.expire()
     assert library.datasets() == []
+
+
+def test_a_look_that_began_before_something_went_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go_on = threading.Semaphore(0), threading.Event()
+
+    def search(root: Place) -> tuple[buckets.Found, bool]:
+        began.release()
+        assert go_on.wait(30)
+        return [], True
+
+    monkeypatch.setattr(buckets, "search", search)
+    monkeypatch.setattr(buckets, "PATIENCE_S", 0.1)
+    library = Library([BUCKET])
+    library.datasets()
+    assert began.acquire(timeout=30)
+    library.expire()
+    go_on.set()
+    monkeypatch.setattr(buckets, "PATIENCE_S", 30)
+    for _ in range(3):
+        library.datasets()
+    assert began.acquire(timeout=30)
+    assert not began.acquire(blocking=False), "the second look is young"
 
 
 def test_a_bucket_of_too_many_folders_is_named(upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
