@@ -100,6 +100,18 @@ def load(run: Place, path: str) -> Checkpoint:
     return Checkpoint(path, state, tensors["network"], tensors["velocity"], hashes[WEIGHTS])
 
 
+def state_of(run: Place, path: str) -> dict[str, Any]:
+    """Where the run stood at a checkpoint, without its weights. Raises DamageError if that is gone."""
+    name = DUE if DUE in _hashes(run, path) else STATE
+    try:
+        state: dict[str, Any] = json.loads(run.get(f"{path}/{name}"))
+    except FileNotFoundError:
+        if name == DUE and DUE not in _hashes(run, path):
+            return state_of(run, path)  # its evaluation has just ended
+        raise DamageError(f"{run.name(path)}/{name}: is gone") from None
+    return state
+
+
 def newest(run: Place) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint, and what is wrong with newer ones.
 

@@ -63,7 +63,7 @@ def note_evaluation(place: Place, dataset: Dataset, found: dict[str, Any], told:
 def card_facts(place: Place, dataset: Dataset) -> dict[str, Any]:
     """What the card says, as JSON-able values: of the newest checkpoint, and of every evaluation."""
     path = checkpoint.complete(place)[-1]
-    state = json.loads(place.get(f"{path}/{checkpoint.STATE}"))
+    state = checkpoint.state_of(place, path)
     chosen = Recipe.model_validate(state["recipe"])
     return {
         "format_version": FORMAT_VERSION,

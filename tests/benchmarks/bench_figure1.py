@@ -29,7 +29,7 @@ from trainer.figures.record import events_of, training_errors
 from trainer.figures.relu_tanh import crossing
 
 RATES = tuple(0.0005 * 2**i for i in range(8))
-FIRST_RATE = {"relu": 0.001, "tanh": 0.008}
+FIRST_RATE = {"relu": 0.002, "tanh": 0.008}
 """Where the search begins: the best ones of an earlier measurement, so that it is short."""
 EPOCHS = {"relu": 25, "tanh": 80}
 GIVEN_EPOCHS, BEHIND = 5, 0.02
@@ -38,7 +38,7 @@ SEEDS = (0, 1, 2)
 NOTES = """\
 Preset cifar: three convolutions and one fully connected layer (cuda-convnet's layers-19pct), decay 0, no crops, no flips, \
 mean image subtracted, batch 128, momentum 0.9, constant rates, float32, the first of equal values wins a pool. \
-Rates: from 0.001 (ReLU) and 0.008 (tanh) up and down by factors of two until they grow worse. \
+Rates: from 0.002 (ReLU) and 0.008 (tanh) up and down by factors of two until they grow worse. \
 A run ends at 25 %, in the epoch in which the best \
 rate of its kind got there, or after its fifth epoch once its error is two points above the best rate's of \
 that epoch. Error of an epoch: mean over its batches as they were trained, at the epoch's end, straight lines between. The \

@@ -1,6 +1,8 @@
 """A run in one process: resumed equals unbroken, sums are exact, a stop and a divergence end as they should."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,15 @@ from tests.trainer.runs import AFTER_EVERY_STEP, HERE, RECIPE, Left, assert_same
 from trainer import checkpoint
 from trainer import fit as fit_module
 from trainer.dropout import DropoutKey
+from trainer.evaluate import evaluate_run
+from trainer.figures import curves_png, kernels_png
+from trainer.figures.record import evaluations
 from trainer.fit import LOSS, ROWS, RankContext, Training, prepare, train_step
 from trainer.launch import train
 from trainer.networks import build
 from trainer.presets import recipe
 from trainer.scores import Errors
-from trainer.settings import TrainSettings
+from trainer.settings import EvaluateSettings, TrainSettings
 from trainer.training import restore
 
 YOUNGER_SWITCH = "crop_positions"
@@ -98,6 +103,14 @@ def test_a_stop_in_the_evaluation_is_heard_and_a_resume_evaluates_first(
     due, _ = checkpoint.newest(Place(folder))
     assert due is not None
     assert (due.state["step"], due.state["epoch"], due.state["evaluation_due"]) == (2, 0, True)
+    looked_at = Path(shutil.copytree(folder, folder.with_name("looked-at")))
+    assert evaluations(str(looked_at)) == []
+    for png in (curves_png(str(looked_at)), kernels_png(str(looked_at))):
+        assert png is not None
+        assert png.startswith(b"\x89PNG")
+    facts = evaluate_run(tiny_dataset, str(looked_at), EvaluateSettings(device="cpu", views=1), None)
+    (card,) = [json.loads(path.read_text()) for path in looked_at.glob("model_card.json")]
+    assert (card["checkpoint"], facts["epoch"]) == (f"checkpoints/{STEPS[1]}", 0)
 
     train_here(tiny_dataset, folder, **AFTER_EVERY_STEP)
     assert [event["step"] for event in left.events("resumed", 2)] == [2]

@@ -3,7 +3,6 @@
 In: events or a run folder. Out: plain numbers. Drawing them is the business of `curves.py`, `results.py` and others.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -87,8 +86,7 @@ def newest_state(run_folder: str) -> dict[str, Any] | None:
     paths = checkpoint.complete(place)
     if not paths:
         return None
-    state: dict[str, Any] = json.loads(place.get(f"{paths[-1]}/{checkpoint.STATE}"))
-    return state
+    return checkpoint.state_of(place, paths[-1])
 
 
 def evaluations(run_folder: str) -> list[dict[str, Any]]:
