@@ -95,15 +95,15 @@ def search(root: Place) -> tuple[Found, bool]:
         path = f"{folder}/" if folder else ""
         if root.exists(path + MANIFEST):
             place = root.inside(folder) if folder else root
-            if manifest := _readable(place):
+            if manifest := readable(place):
                 found.append((place, manifest))
         elif folder.count("/") < MAX_DEPTH - 1:
             waiting += [path + name for name in root.folders(folder)]
     return found, True
 
 
-def _readable(dataset: Place) -> Manifest | None:
-    """A manifest; None if it cannot be read, as with datasets in folders."""
+def readable(dataset: Place) -> Manifest | None:
+    """A manifest; None if it is damaged, or of a newer Tench."""
     try:
         return read_manifest(dataset)
     except TenchError:

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.buckets import AGAIN_S, Buckets, Found
-from ingest.errors import TenchError
-from ingest.manifest import MANIFEST, Manifest, read_manifest
+from cluster.buckets import AGAIN_S, MAX_DEPTH, Buckets, Found, readable
+from ingest.manifest import MANIFEST, Manifest
 from ingest.storage import Place
 
-MAX_DEPTH = 4
 MAX_FOLDERS = 50_000
 """Of a root: a source may lie there as well, whose classes are folders."""
 
@@ -93,10 +91,8 @@ def _distinct(found: Found) -> list[dict[str, Any]]:
 
 def _read_summary(folder: Path) -> dict[str, Any] | None:
     place = Place(folder)
-    try:
-        return _summary_of(place, read_manifest(place))
-    except TenchError:
-        return None
+    manifest = readable(place)
+    return None if manifest is None else _summary_of(place, manifest)
 
 
 def _summary_of(place: Place, manifest: Manifest) -> dict[str, Any]:

@@ -80,18 +80,12 @@ def complete(run: Place) -> list[str]:
 
 def load(run: Place, path: str) -> Checkpoint:
     """Read a checkpoint. Raises DamageError if it does not have its hashes, RefusedError if it is of a newer Tench."""
-    hashes, data = _hashes(run, path), {}
-    state_name = DUE if DUE in hashes else STATE
-    for name in (WEIGHTS, state_name):
-        try:
-            data[name] = run.get(f"{path}/{name}")
-        except FileNotFoundError:
-            if name == DUE and DUE not in _hashes(run, path):
-                return load(run, path)  # its evaluation has just ended
-            raise DamageError(f"{run.name(path)}/{name}: is gone") from None
-        if hashlib.sha256(data[name]).hexdigest() != hashes.get(name):
+    hashes, state_name, told = _standing(run, path)
+    data = {WEIGHTS: _there(run, path, WEIGHTS), state_name: told}
+    for name, found in data.items():
+        if hashlib.sha256(found).hexdigest() != hashes.get(name):
             raise DamageError(f"{run.name(path)}/{name}: does not have the hash that was recorded; it was changed")
-    state = json.loads(data[state_name])
+    state = json.loads(told)
     if state["format_version"] > FORMAT_VERSION:
         raise RefusedError(
             f"{run.name(path)}: checkpoint format {state['format_version']}, this Tench reads {FORMAT_VERSION}; update it"
@@ -102,13 +96,7 @@ def load(run: Place, path: str) -> Checkpoint:
 
 def state_of(run: Place, path: str) -> dict[str, Any]:
     """Where the run stood at a checkpoint, without its weights. Raises DamageError if that is gone."""
-    name = DUE if DUE in _hashes(run, path) else STATE
-    try:
-        state: dict[str, Any] = json.loads(run.get(f"{path}/{name}"))
-    except FileNotFoundError:
-        if name == DUE and DUE not in _hashes(run, path):
-            return state_of(run, path)  # its evaluation has just ended
-        raise DamageError(f"{run.name(path)}/{name}: is gone") from None
+    state: dict[str, Any] = json.loads(_standing(run, path)[2])
     return state
 
 
@@ -199,6 +187,25 @@ def _hashes(run: Place, path: str) -> dict[str, str]:
         return dict(json.loads(run.get(f"{path}/{HASHES}")))
     except (ValueError, TypeError):
         raise DamageError(f"{run.name(path)}/{HASHES}: is not what was written; it was changed") from None
+
+
+def _standing(run: Place, path: str) -> tuple[dict[str, str], str, bytes]:
+    """A checkpoint's hashes, and the name and bytes of what says where the run stood."""
+    hashes = _hashes(run, path)
+    name = DUE if DUE in hashes else STATE
+    try:
+        return hashes, name, _there(run, path, name)
+    except DamageError:
+        if name == DUE and DUE not in _hashes(run, path):
+            return _standing(run, path)  # its evaluation has just ended
+        raise
+
+
+def _there(run: Place, path: str, name: str) -> bytes:
+    try:
+        return run.get(f"{path}/{name}")
+    except FileNotFoundError:
+        raise DamageError(f"{run.name(path)}/{name}: is gone") from None
 
 
 def _differences(prefix: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:

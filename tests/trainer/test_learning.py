@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TENCH = Path(sys.executable).parent / "tench"
 EPOCHS = 4
-SETTINGS = (*("--preset", "demo", "--learning-rate", "0.002", "--num-workers", "2", "--switch", "loader.crop=112"),)
+SETTINGS = ("--preset", "demo", "--learning-rate", "0.002", "--num-workers", "2", "--switch", "loader.crop=112")
 HIGHEST_ERROR = 0.75
 
 
