@@ -177,19 +177,20 @@ class Client:
     def follow_logs(self, job_id: str, tail: int | None = None, attempt: int | None = None) -> Iterator[str]:
         """The same as it comes, in pieces: of one attempt to its end, or else of one after the other until the job has
         ended. Raises Away if the service goes away on the way."""
-        number = attempt or self.job(job_id)["attempt"] or None
+        number = attempt or self.job(job_id)["attempt"] or 1
         while True:
             yield from self._log_stream(job_id, tail, number)
             job = self.job(job_id)
-            if job["has_ended"] or (attempt is not None and job["attempt"] != attempt):
+            if attempt is None and job["attempt"] != number:
+                number, tail = job["attempt"], None  # a short one may have ended by now: its log is still to be told
+            elif job["has_ended"] or job["attempt"] != number:
                 return
-            if job["attempt"] == number:
+            else:
                 raise Away(
                     f"{self.server}: stopped in the middle of the log; the same command shows it again and goes on"
                 )
-            number, tail = job["attempt"], None
 
-    def _log_stream(self, job_id: str, tail: int | None, attempt: int | None) -> Iterator[str]:
+    def _log_stream(self, job_id: str, tail: int | None, attempt: int) -> Iterator[str]:
         params = _given(tail=tail, attempt=attempt) | {"follow": "true"}
         try:
             with self._http.stream(

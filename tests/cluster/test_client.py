@@ -165,7 +165,10 @@ def test_a_service_that_is_killed_and_comes_back_is_followed_on_without_loss_or_
     assert "does not answer" in errors
 
 
-def test_a_followed_log_goes_from_one_attempt_to_the_next_and_ends_with_the_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends_at_once", [False, True])
+def test_a_followed_log_goes_from_one_attempt_to_the_next_and_ends_with_the_job(
+    ends_at_once: bool, tmp_path: Path
+) -> None:
     with ray_api() as api, serving(tmp_path, api.url, ray_token=TOKEN) as service:
         client = Client(service.url)
         job = client.submit("verify", {"dataset": f"{service.root}/d"})["id"]
@@ -177,8 +180,13 @@ def test_a_followed_log_goes_from_one_attempt_to_the_next_and_ends_with_the_job(
         assert next(pieces) == "one\n"
         api.say(first, "FAILED")  # without a result: the job is begun again
         api.say(second, "RUNNING")
-        RunWriter.begin(Place(tmp_path / "runs" / job), "verify", {}, attempt=2).finish("succeeded", 0)
-        assert "".join(pieces) == "two\n"
+        if ends_at_once:
+            RunWriter.begin(Place(tmp_path / "runs" / job), "verify", {}, attempt=2).finish("succeeded", 0)
+            service.job_once(job, "succeeded")
+        assert next(piece for piece in pieces if piece) == "two\n"
+        if not ends_at_once:
+            RunWriter.begin(Place(tmp_path / "runs" / job), "verify", {}, attempt=2).finish("succeeded", 0)
+        assert "".join(pieces) == ""
         assert "".join(client.follow_logs(job, attempt=1)) == "left out\none\n"
         client.close()
 
