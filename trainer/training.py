@@ -182,10 +182,10 @@ def restore(training: Training, found: checkpoint.Checkpoint) -> None:
     own = training.network.own if isinstance(training.network, ColumnNet) else dict
     training.rule.load_state_dict(own(found.velocity))
     training.schedule = ScheduleState(**found.state["schedule"])
-    training.epoch, training.step = found.state["epoch"], found.state["step"]
+    training.step, training.evaluation_due = found.state["step"], found.state["evaluation_due"]
+    training.epoch = found.state["epoch"] - training.evaluation_due
     training.epoch_sums = Sums(**found.state["epoch_sums"])
     training.recent_losses = RecentLosses(found.state.get("recent_losses", ()))
-    training.evaluation_due = found.state["evaluation_due"]
     training.errors = Errors(**found.state["errors"]) if found.state["errors"] else None
     training.loader.load_state_dict(found.state["loader"])
     training.good_checkpoint = f"that of step {training.step:,} ({found.path})"
@@ -214,7 +214,7 @@ def _state(training: Training) -> dict[str, Any]:
     return {
         **_identity(training),
         "dataset_id": training.dataset.dataset_id,
-        "epoch": training.epoch,
+        "epoch": training.epoch + training.evaluation_due,  # epochs that were trained
         "step": training.step,
         "schedule": training.schedule.to_json(),
         "epoch_sums": vars(training.epoch_sums),

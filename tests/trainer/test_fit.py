@@ -102,7 +102,7 @@ def test_a_stop_in_the_evaluation_is_heard_and_a_resume_evaluates_first(
     assert left.events("evaluated") == []
     due, _ = checkpoint.newest(Place(folder))
     assert due is not None
-    assert (due.state["step"], due.state["epoch"], due.state["evaluation_due"]) == (2, 0, True)
+    assert (due.state["step"], due.state["epoch"], due.state["evaluation_due"]) == (2, 1, True)
     looked_at = Path(shutil.copytree(folder, folder.with_name("looked-at")))
     assert evaluations(str(looked_at)) == []
     for png in (curves_png(str(looked_at)), kernels_png(str(looked_at))):
@@ -110,7 +110,7 @@ def test_a_stop_in_the_evaluation_is_heard_and_a_resume_evaluates_first(
         assert png.startswith(b"\x89PNG")
     facts = evaluate_run(tiny_dataset, str(looked_at), EvaluateSettings(device="cpu", views=1), None)
     (card,) = [json.loads(path.read_text()) for path in looked_at.glob("model_card.json")]
-    assert (card["checkpoint"], facts["epoch"]) == (f"checkpoints/{STEPS[1]}", 0)
+    assert (card["checkpoint"], facts["epoch"]) == (f"checkpoints/{STEPS[1]}", 1)
 
     train_here(tiny_dataset, folder, **AFTER_EVERY_STEP)
     assert [event["step"] for event in left.events("resumed", 2)] == [2]
