@@ -78,3 +78,19 @@ def test_a_service_that_was_killed_leaves_what_it_last_said_dimmed(no_ray: str, 
         page.wait_for_selector("#gone p")
         assert page.locator("#gone").get_attribute("role") == "status"
         page.wait_for_selector(f".old .job[data-key='{job}']")
+
+
+def test_the_page_of_an_ended_job_says_that_the_service_is_gone_and_finds_it_again(
+    no_ray: str, tmp_path: Path, page: Any
+) -> None:
+    with serving(tmp_path, no_ray) as served:
+        job = served.stopped(served.submit()["id"])["id"]
+        page.goto(f"{served.url}/#/jobs/{job}")
+        page.wait_for_selector("button:text-is('Resume')")
+        page.wait_for_selector("#link[data-link=live]")
+    page.wait_for_selector("#link[data-link=lost]")
+    page.wait_for_selector(".job-page.old:has-text('connection lost')")
+    with serving(tmp_path, no_ray, port=int(served.url.rsplit(":", 1)[1])):
+        page.wait_for_selector("#link[data-link=live]")
+        page.wait_for_selector(".job-page:not(.old)")
+        assert "connection lost" not in page.locator(".job-page").text_content()
