@@ -25,6 +25,7 @@ from cluster.ray_keeper import RayKeeper
 from cluster.settings import ServeSettings
 from cluster.store import Store
 from cluster.watcher import Watcher
+from ingest.confined import ROOTS
 from ingest.errors import RefusedError
 from ingest.progress import to_json
 from ingest.storage import STAY_ON_HOST, Place
@@ -55,7 +56,7 @@ def _serve(settings: ServeSettings, home: Path, tokens: Tokens | None, listener:
             Path(root).mkdir(parents=True, exist_ok=True)
     runs = Place(home / "runs")
     allowed = Roots(roots, settings.allow_source)
-    os.environ[STAY_ON_HOST] = "1"
+    os.environ |= {STAY_ON_HOST: "1", ROOTS: json.dumps(allowed.roots)}
     streams = Streams(settings.max_streams, settings.max_streams_per_caller)
     store = settings.store or str(home / "store.sqlite")
     service = Service(Store.open(store), ray, runs, allowed, streams)

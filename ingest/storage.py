@@ -27,6 +27,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotSupportedError
 from obstore.store import HTTPStore, LocalStore, from_url
 
+from ingest.confined import refuse_astray, refuse_links_astray
 from ingest.errors import RefusedError, TenchError
 
 WEB_SCHEMES = ("http://", "https://")
@@ -93,9 +94,10 @@ class Place:
         return HTTPStore.from_url(self.uri, retry_config=retries, client_options=options)
 
     def local_path(self, path: str = "") -> Path:
-        """Where a file lies on this machine's disk. Raises RefusedError for a remote place."""
+        """Where a file lies on this machine's disk. Raises RefusedError for a remote place, or a link that leads astray."""
         if not self.is_local:
             raise RefusedError(f"{self.uri}: this step needs a folder on this machine, not a remote place")
+        refuse_astray(self.uri, path)
         return Path(self.uri, path) if path else Path(self.uri)
 
     def inside(self, folder: str) -> "Place":
@@ -109,7 +111,7 @@ class Place:
     def get(self, path: str) -> bytes:
         """The whole file. Raises FileNotFoundError, TenchError (see `_fetch`)."""
         if self.is_local:
-            return Path(self.uri, path).read_bytes()
+            return self.local_path(path).read_bytes()
         return self._fetch(path, None)
 
     def get_range(self, path: str, start: int, length: int) -> bytes:
@@ -118,7 +120,7 @@ class Place:
         Raises FileNotFoundError, TenchError (see `_fetch`), RefusedError (the server gives no parts of files).
         """
         if self.is_local:
-            with open(Path(self.uri, path), "rb", buffering=0) as file:
+            with open(self.local_path(path), "rb", buffering=0) as file:
                 return os.pread(file.fileno(), length, start)
         return self._fetch(path, {"range": (start, start + length)}) if length else b""
 
@@ -164,6 +166,8 @@ class Place:
             return
         prefix = folder.rstrip("/") or None
         found = [f for chunk in obstore.list(self._store, prefix) for f in chunk]
+        if self.is_local:
+            refuse_links_astray(self.uri, (str(file["path"]) for file in found))
         for file in sorted(found, key=lambda f: f["path"]):
             yield StoredFile(str(file["path"]), int(file["size"]))
 
@@ -184,6 +188,7 @@ class Place:
             base = Path(self.uri, folder)
             paths = base.iterdir() if base.is_dir() else ()
             inside = sorted(p for p in paths if p.is_file() and not STAGED.search(p.name))
+            refuse_links_astray(self.uri, (str(p.relative_to(self.uri)) for p in inside))
             return [StoredFile(str(p.relative_to(self.uri)), p.stat().st_size) for p in inside]
         prefix = f"{folder.rstrip('/')}/" if folder else None
         found = obstore.list_with_delimiter(self._store, prefix)["objects"]
@@ -216,6 +221,7 @@ class Place:
         """Remove a file; it is no error if it is gone already."""
         self._refuse_web()
         if self.is_local:
+            refuse_astray(self.uri, posixpath.dirname(path))
             Path(self.uri, path).unlink(missing_ok=True)
         else:
             obstore.delete(self._store, path)
@@ -230,6 +236,8 @@ class Place:
     @contextmanager
     def _writing(self, path: str) -> Iterator[None]:
         """Say in our words what a place answers that does not take a file."""
+        if self.is_local:
+            refuse_astray(self.uri, posixpath.dirname(path))
         try:
             yield
         except (OSError, BaseError) as error:

@@ -222,6 +222,18 @@ def test_ray_of_the_service_answers_nobody_without_its_token(served: Served) -> 
     assert refused.value.code in (401, 403)
 
 
+def test_a_source_with_a_link_out_of_the_roots_is_refused(served: Served, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("nobody's business")
+    link = next((source / "train").glob("*/*")).with_name("link.jpg")
+    link.symlink_to(tmp_path / "secret")
+    job = served.submit("ingest", source=str(source), dataset=str(served.home / "data" / "ten"))
+    found = served.wait_for(job, "failed")
+    assert (found["exit_code"], f"{link}: a link leads from here to" in found["error"]) == (3, True)
+    link.unlink()
+    served.call(f"/v1/jobs/{job}/resume", {})
+    assert served.wait_for(job, "succeeded")["result"]["num_samples"] == 100
+
+
 def test_a_job_under_way_goes_on_when_the_next_service_starts(served: Served, source: Path) -> None:
     dataset = str(served.home / "data" / "ten")
     served.wait_for(served.submit("ingest", source=str(source), dataset=dataset), "succeeded")

@@ -47,7 +47,7 @@ def test_nothing_of_a_request_reaches_the_command_line(with_ray: Served, api: Ra
     given = told["runtime_env"]["env_vars"]
     assert given == {
         "TENCH_RUN": f"{with_ray.home}/runs/{job}", "TENCH_ATTEMPT": "1", "TENCH_CPUS": "1", "TENCH_GPUS": "0",
-        "TENCH_STAY_ON_HOST": "1", "RAY_JOB_STOP_WAIT_TIME_S": "60",
+        "TENCH_STAY_ON_HOST": "1", "TENCH_ROOTS": json.dumps([str(with_ray.root)]), "RAY_JOB_STOP_WAIT_TIME_S": "60",
     }  # fmt: skip
     request = json.loads((with_ray.home / "runs" / job / "request.json").read_text())
     assert request["settings"]["dataset"] == f"{with_ray.root}{PLACE}"
