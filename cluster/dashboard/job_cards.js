@@ -118,12 +118,20 @@ export function logsCard(view) {
     text,
   );
   const element = h("section.card.wide", { "aria-label": "Log" }, details);
-  element.refresh = () => details.open && readLog(view, text);
+  let inFlight = 0;
+  element.refresh = async () => {
+    if (!details.open) return;
+    inFlight += 1;
+    await readLog(view, text);
+    inFlight -= 1;
+  };
   details.addEventListener("toggle", element.refresh);
   element.open = () => {
     details.open = true; // its toggle reads the log
   };
-  const timer = setInterval(() => !f.TERMINAL.includes(view.job.state) && element.refresh(), LOG_EVERY_MS);
+  // A slow Ray is not asked again before it has answered.
+  const poll = () => !inFlight && !f.TERMINAL.includes(view.job.state) && element.refresh();
+  const timer = setInterval(poll, LOG_EVERY_MS);
   view.signal.addEventListener("abort", () => clearInterval(timer));
   return element;
 }

@@ -1,11 +1,14 @@
-// The list of jobs: one line each, newest first; filter by text, state and kind.
+// The list of jobs: one line each, newest first. The service filters by state and kind, the page by text.
 
 import * as f from "./format.js";
-import { badge, bar, command, errorBox, h, reconcile, setText } from "./elements.js";
+import { badge, bar, command, errorBox, h, notice, reconcile, setText } from "./elements.js";
 import { sparkline } from "./chart_paint.js";
 import { getJson, pause, Problem } from "./http.js";
 
 const EVERY_MS = 2000;
+const MS_PER_JOB = 10; // a long list is read less often: 1,000 jobs cost the service half a second
+const PAGE = 100; // jobs at first, and more at each wish for older ones
+const MOST = 1000; // jobs in one answer of the service
 const SPARKS = 12; // lines that get a curve
 const SPARK_EVERY_MS = 15_000;
 
@@ -14,17 +17,32 @@ const kept = { text: "", state: "", kind: "" }; // the filter survives a visit t
 export async function jobsPage(main, signal) {
   const page = skeleton();
   main.replaceChildren(page.element);
-  const view = { page, jobs: [], older: [], next: null, sparks: new Map(), signal };
-  page.filters.forEach((input) =>
+  const view = { page, sparks: new Map(), left: signal, changed: new AbortController() };
+  page.text.addEventListener("input", () => {
+    keep(page);
+    show(view);
+  });
+  [page.state, page.kind].forEach((input) =>
     input.addEventListener("input", () => {
       keep(page);
-      show(view);
+      watch(view);
     }),
   );
   page.more.addEventListener("click", () => loadOlder(view));
+  await watch(view);
+}
+
+/** Read the list from its first page, again and again, until state or kind is chosen anew or the page is left. */
+async function watch(view) {
+  view.changed.abort();
+  view.changed = new AbortController();
+  const signal = AbortSignal.any([view.left, view.changed.signal]);
+  Object.assign(view, { signal, read: false, jobs: [], next: null, oldest: Infinity, sparksAt: 0 });
+  view.page.list.classList.add("old");
+  view.page.more.hidden = true;
   while (!signal.aborted) {
-    await refresh(view);
-    await pause(EVERY_MS, signal);
+    await refresh(view, signal);
+    await pause(Math.max(EVERY_MS, MS_PER_JOB * view.jobs.length), signal);
   }
 }
 
@@ -32,7 +50,7 @@ function skeleton() {
   const text = h("input", {
     type: "search",
     placeholder: "Filter  ( / )",
-    "aria-label": "Filter jobs by name, kind or id",
+    "aria-label": "Filter the jobs that are loaded by name, kind or id",
     id: "filter",
     value: kept.text,
   });
@@ -64,7 +82,7 @@ function skeleton() {
     list,
     more,
   );
-  return { element, list, message, more, text, state, kind, filters: [text, state, kind] };
+  return { element, list, message, more, text, state, kind };
 }
 
 function choice(name, values, chosen) {
@@ -80,36 +98,59 @@ function keep(page) {
   Object.assign(kept, { text: page.text.value, state: page.state.value, kind: page.kind.value });
 }
 
-async function refresh(view) {
+async function refresh(view, signal) {
   try {
-    const answer = await getJson("/v1/jobs", view.signal);
-    view.jobs = answer.jobs;
-    if (!view.older.length) view.next = answer.next;
-    view.read = true;
-    show(view);
-    await refreshSparks(view);
+    take(view, await readJobs(view, signal));
+    await refreshSparks(view, signal);
   } catch (error) {
-    if (view.signal.aborted) return;
+    if (signal.aborted) return;
     view.page.list.classList.add("old");
-    if (error instanceof Problem && error.status !== 401)
-      view.page.message.replaceChildren(errorBox(error, "The list could not be read"));
+    if (error instanceof Problem && error.status !== 401) say(view.page, errorBox(error, "The list could not be read"));
   }
 }
 
 async function loadOlder(view) {
-  const answer = await getJson(`/v1/jobs?cursor=${encodeURIComponent(view.next)}`, view.signal);
-  view.older.push(...answer.jobs);
-  view.next = answer.next;
+  const { page, signal } = view;
+  page.more.disabled = true;
+  try {
+    take(view, await readJobs(view, signal, PAGE));
+    view.oldest = view.jobs.at(-1)?.created_at ?? Infinity;
+  } catch (error) {
+    if (!signal.aborted) notice(`Older jobs could not be read: ${error.message}`, "bad");
+  }
+  page.more.disabled = false;
+}
+
+/** Every job on the page anew, so that none stays old: as many as are shown and `extra` more, and down to the oldest that
+ * was asked for, however many new ones stand before it. */
+async function readJobs(view, signal, extra = 0) {
+  const wanted = view.jobs.length + extra;
+  const jobs = [];
+  let next = null;
+  do {
+    const limit = Math.min(Math.max(wanted - jobs.length, PAGE), MOST);
+    const answer = await getJson(address(limit, next), signal);
+    jobs.push(...answer.jobs);
+    next = answer.next;
+  } while (next && (jobs.length < wanted || jobs.at(-1).created_at > view.oldest));
+  return { jobs, next };
+}
+
+function address(limit, cursor) {
+  const query = { state: kept.state, kind: kept.kind, limit, cursor };
+  return `/v1/jobs?${new URLSearchParams(Object.entries(query).filter(([, value]) => value))}`;
+}
+
+function take(view, { jobs, next }) {
+  Object.assign(view, { jobs, next, read: true });
+  view.page.list.classList.remove("old");
   show(view);
 }
 
 function show(view) {
   if (!view.read) return;
   const { page } = view;
-  const seen = new Set(view.jobs.map((job) => job.id));
-  const all = [...view.jobs, ...view.older.filter((job) => !seen.has(job.id))];
-  const shown = all.filter(matches);
-  page.list.classList.remove("old");
+  const shown = view.jobs.filter(matches);
   reconcile(
     page.list,
     shown,
@@ -118,22 +159,24 @@ function show(view) {
     (line, job) => line.update(job, view.sparks.get(job.id)),
   );
   page.more.hidden = !view.next;
-  page.message.replaceChildren(
-    ...(all.length
-      ? shown.length
-        ? []
-        : [h("p.quiet", {}, `None of ${all.length} jobs fits the filter.`)]
-      : [welcome()]),
-  );
+  say(page, remark(view, shown));
+}
+
+/** Only what is new is put on the page: a screen reader reads all of it out. */
+function say({ message }, element) {
+  if (message.textContent !== (element?.textContent ?? "")) message.replaceChildren(element ?? "");
+}
+
+function remark({ jobs, next }, shown) {
+  if (!jobs.length) return kept.state || kept.kind ? h("p.quiet", {}, "No job fits the filter.") : welcome();
+  if (!kept.text || (shown.length && !next)) return null;
+  const searched = `the ${f.count(jobs.length)} jobs that are loaded${next ? "; older ones were not searched" : ""}`;
+  return h("p.quiet", {}, `Found in ${f.count(shown.length)} of ${searched}.`);
 }
 
 function matches(job) {
   const words = `${job.id} ${job.name ?? ""} ${job.kind} ${f.subject(job)} ${f.stateWords(job)}`.toLowerCase();
-  return (
-    words.includes(kept.text.toLowerCase()) &&
-    (!kept.kind || job.kind === kept.kind) &&
-    (!kept.state || f.stateWords(job) === kept.state || job.state === kept.state)
-  );
+  return words.includes(kept.text.toLowerCase());
 }
 
 function welcome() {
@@ -216,15 +259,15 @@ export function mainFigure(job) {
   return job.progress && job.state === "running" ? f.rate(job.progress.rate, job.progress.unit) : "";
 }
 
-async function refreshSparks(view) {
-  if (Date.now() - (view.sparksAt ?? 0) < SPARK_EVERY_MS) return;
+async function refreshSparks(view, signal) {
+  if (Date.now() - view.sparksAt < SPARK_EVERY_MS) return;
   view.sparksAt = Date.now();
   const wanted = view.jobs
     .filter((job) => job.kind === "train")
     .slice(0, SPARKS)
     .filter((job) => !(f.TERMINAL.includes(job.state) && view.sparks.has(job.id)));
   for (const job of wanted) {
-    const { series } = await getJson(`/v1/jobs/${encodeURIComponent(job.id)}/metrics`, view.signal);
+    const { series } = await getJson(`/v1/jobs/${encodeURIComponent(job.id)}/metrics`, signal);
     view.sparks.set(job.id, series.loss ?? []);
   }
   if (wanted.length) show(view);
