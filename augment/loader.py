@@ -60,7 +60,7 @@ class Loader:
         self.device = _with_index(torch.device(device))
         self.waited_s = 0.0
         self.ledger = Ledger()
-        _refuse_misfits(self.split, self.settings, views)
+        refuse_misfits(self.split, self.settings, views)
         if not 0 <= rank < world_size:
             raise UsageError(f"rank {rank}: expected 0 to {world_size - 1} for world size {world_size}")
         self.rank, self.world_size = rank, world_size
@@ -180,7 +180,8 @@ def _differences(state: dict[str, Any], own: dict[str, Any]) -> list[str]:
     return [f"{name} is {found}, this loader's is {wanted}" for name, found, wanted in pairs if found != wanted]
 
 
-def _refuse_misfits(split: Split, settings: LoaderSettings, views: int) -> None:
+def refuse_misfits(split: Split, settings: LoaderSettings, views: int) -> None:
+    """Raise RefusedError if a split does not fit a loader, UsageError if the settings do not."""
     dataset = split.dataset
     if dataset.payload not in PAYLOADS:
         raise RefusedError(f"{dataset.uri}: payload {dataset.payload}; the loader reads {' and '.join(PAYLOADS)}")

@@ -36,8 +36,7 @@ class Nodes:
     @property
     def capacity(self) -> Capacity:
         """What they have together."""
-        cpus, gpus, memory = (sum(n[name] for n in self.nodes) for name in ("cpus", "gpus", "memory_bytes"))
-        return Capacity(cpus, gpus, memory, max((n["cpus"] for n in self.nodes), default=0))
+        return Capacity(tuple((n["cpus"], n["gpus"]) for n in self.nodes), sum(n["memory_bytes"] for n in self.nodes))
 
 
 class RayJobs:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.jobs import Job, Needs
+from trainer.placing import places, widest
 from trainer.settings import takes_gpus
 
 GIB = 2**30
@@ -22,12 +23,18 @@ MAX_DRIVERS = 16
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the cluster has, alive, altogether; and the CPUs of its largest node."""
+    """What the cluster has, alive: (CPUs, GPUs) of each node, and memory in bytes altogether."""
 
-    cpus: int
-    gpus: int
+    nodes: tuple[tuple[int, int], ...]
     memory: int
-    node_cpus: int
+
+    @property
+    def cpus(self) -> int:
+        return sum(cpus for cpus, _ in self.nodes)
+
+    @property
+    def gpus(self) -> int:
+        return sum(gpus for _, gpus in self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +103,13 @@ def needs_of(kind: str, settings: Mapping[str, Any], capacity: Capacity) -> Need
         return _workers_needs(settings, capacity)
     if kind == "verify":
         return Needs(1, 0, DRIVER_MEMORY)
-    cpus = settings.get("cpus_per_worker") or max(1, capacity.node_cpus)
-    return Needs(cpus, int(_wants_gpus(settings, 1, capacity)), DRIVER_MEMORY + WORKER_MEMORY)
+    use_gpu = _wants_gpus(settings, 1, capacity)
+    cpus = settings.get("cpus_per_worker") or max(1, widest(capacity.nodes, 1, use_gpu))
+    return Needs(cpus, int(use_gpu), DRIVER_MEMORY + WORKER_MEMORY)
 
 
 def never_fits(kind: str, settings: Mapping[str, Any], needs: Needs, capacity: Capacity) -> str | None:
     """Why even the idle cluster could not hold the job, or None."""
-    if works_itself(kind, settings) and needs.cpus > capacity.node_cpus:
-        return f"It needs {needs.cpus} CPUs in one place, the largest node has {capacity.node_cpus}."
     if needs.gpus > capacity.gpus:
         return f"It needs {needs.gpus} GPUs, the cluster has {capacity.gpus}: take fewer workers, or device cpu."
     if needs.cpus > capacity.cpus:
@@ -111,7 +117,23 @@ def never_fits(kind: str, settings: Mapping[str, Any], needs: Needs, capacity: C
     if needs.memory > capacity.memory:
         wanted, there = needs.memory / GIB, capacity.memory / GIB
         return f"It needs {wanted:.1f} GiB of memory, the cluster has {there:.1f}: take fewer workers, or add nodes."
+    if works_itself(kind, settings):
+        return _never_placed(1, needs.cpus, needs.gpus > 0, capacity)
+    if kind == "train":
+        least = settings.get("min_workers") or settings.get("num_workers", 1)
+        return _never_placed(least, _cpus_of_a_worker(settings, needs.gpus > 0, capacity), needs.gpus > 0, capacity)
     return None
+
+
+def _never_placed(least: int, cpus: int, use_gpu: bool, capacity: Capacity) -> str | None:
+    """Why the nodes, each by itself, could not hold a job's processes, though they could together; or None."""
+    held = places(capacity.nodes, cpus, use_gpu)
+    if held >= least:
+        return None
+    return (
+        f"It needs {least} times {cpus} CPUs{' and a GPU' * use_gpu}, each on one node; the nodes hold "
+        f"{held or 'none'} of these: take fewer CPUs for each, fewer workers, or add nodes."
+    )
 
 
 def _ingest_needs(settings: Mapping[str, Any], capacity: Capacity) -> Needs:
@@ -124,12 +146,19 @@ def _ingest_needs(settings: Mapping[str, Any], capacity: Capacity) -> Needs:
 def _workers_needs(settings: Mapping[str, Any], capacity: Capacity) -> Needs:
     workers = settings.get("num_workers", 1)
     use_gpus = _wants_gpus(settings, workers, capacity)
-    share = capacity.cpus // capacity.gpus if use_gpus and capacity.gpus else capacity.cpus // workers
-    cpus = settings.get("cpus_per_worker") or max(1, min(share, capacity.node_cpus))
+    cpus = _cpus_of_a_worker(settings, use_gpus, capacity)
     if least := settings.get("min_workers"):
         # An elastic run is content with what the cluster has, and never grows over its grant.
-        workers = max(least, min(workers, capacity.cpus // cpus, capacity.gpus if use_gpus else workers))
+        workers = max(least, min(workers, places(capacity.nodes, cpus, use_gpus)))
     return Needs(cpus * workers, workers if use_gpus else 0, DRIVER_MEMORY + workers * WORKER_MEMORY)
+
+
+def _cpus_of_a_worker(settings: Mapping[str, Any], use_gpus: bool, capacity: Capacity) -> int:
+    """As asked for, or else as many as the nodes can give to each, of GPUs those that go with one."""
+    workers = settings.get("num_workers", 1)
+    share = capacity.cpus // capacity.gpus if use_gpus and capacity.gpus else capacity.cpus // workers
+    placed = max(1, min(workers, places(capacity.nodes, 1, use_gpus)))  # of an elastic run, those that have a place now
+    return settings.get("cpus_per_worker") or max(1, min(share, widest(capacity.nodes, placed, use_gpus)))
 
 
 def _wants_gpus(settings: Mapping[str, Any], number: int, capacity: Capacity) -> bool:

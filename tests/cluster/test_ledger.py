@@ -10,11 +10,11 @@ from cluster.jobs import Job, Needs
 from cluster.ledger import Applicant, Capacity, admit, applicant, needs_of
 
 GIB = 2**30
-EMPTY = Capacity(8, 2, 64 * GIB, 8)
+EMPTY = Capacity(((8, 2),), 64 * GIB)
 
 capacities = st.builds(
-    Capacity, cpus=st.integers(1, 64), gpus=st.integers(0, 8), memory=st.integers(0, 128).map(lambda g: g * GIB),
-    node_cpus=st.integers(1, 16),
+    Capacity, memory=st.integers(0, 128).map(lambda g: g * GIB),
+    nodes=st.lists(st.tuples(st.integers(0, 16), st.integers(0, 4)), min_size=1, max_size=5).map(tuple),
 )  # fmt: skip
 settings_of_kinds: st.SearchStrategy[tuple[str, dict[str, Any]]] = st.one_of(
     st.tuples(st.just("ingest"), st.fixed_dictionaries({"num_actors": st.none() | st.integers(1, 100)})),
@@ -121,7 +121,7 @@ def test_a_job_that_can_never_fit_does_not_hold_up_the_others() -> None:
     ],
 )
 def test_why_a_job_never_fits_is_said_in_numbers_with_a_way_out(settings: dict[str, Any], said: list[str]) -> None:
-    capacity = Capacity(8, 2, settings.pop("memory", 64) * GIB, 8)
+    capacity = Capacity(((8, 2),), settings.pop("memory", 64) * GIB)
     why = admit([worker("j", settings.pop("workers"), **settings)], [], capacity).never["j"]
     assert all(words in why for words in said), why
 
@@ -130,7 +130,7 @@ def test_why_a_job_never_fits_is_said_in_numbers_with_a_way_out(settings: dict[s
 def test_an_ingest_pool_is_content_with_what_the_cluster_has(asked: int | None, gets: int) -> None:
     job = Applicant("i", "ingest", {"num_actors": asked}, 0, 0.0)
     assert admit([job], [], EMPTY).granted["i"].cpus == gets
-    assert admit([job], [], Capacity(8, 0, GIB, 8)).granted["i"].cpus == min(gets, 2)
+    assert admit([job], [], Capacity(((8, 0),), GIB)).granted["i"].cpus == min(gets, 2)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_training_shares_the_cpus_out_to_its_workers(settings: dict[str, Any],
 
 def test_the_number_of_drivers_is_limited() -> None:
     waiting = [Applicant(f"v{n:02d}", "verify", {}, 0, float(n)) for n in range(40)]
-    large = Capacity(1000, 0, 1000 * GIB, 8)
+    large = Capacity(((8, 0),) * 125, 1000 * GIB)
     assert len(admit(waiting, [], large).granted) == 16
     assert len(admit(waiting, [Needs(1)] * 14, large).granted) == 2
 
@@ -163,18 +163,52 @@ def test_an_elastic_training_asks_for_what_the_cluster_has_but_not_for_less_than
     assert [cpus(4, None), cpus(4, 1), cpus(2, 1), cpus(1, 1), cpus(4, 3)] == [12, 6, 6, 3, 9]
 
 
-def test_work_in_one_process_needs_one_node_that_holds_it() -> None:
-    small_nodes = Capacity(16, 0, 64 * GIB, 4)
-    for kind, settings in (("evaluate", {"cpus_per_worker": 6}), ("train", {"num_workers": 0, "cpus_per_worker": 6})):
-        refused = admit([Applicant("a", kind, settings, 0, 0.0)], [], small_nodes).never["a"]
-        assert refused == "It needs 6 CPUs in one place, the largest node has 4."
-    assert admit([worker("a", 6)], [], small_nodes).granted
+FOUR_OF_FOUR = Capacity(((4, 0),) * 4, 64 * GIB)
+ONE_WITH_GPUS = Capacity(((16, 4), (4, 0), (4, 0)), 64 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "capacity", "said"),
+    [
+        ("evaluate", {"cpus_per_worker": 6}, FOUR_OF_FOUR, "It needs 1 times 6 CPUs, each on one node; the nodes hold none"),
+        ("train", {"num_workers": 0, "cpus_per_worker": 6}, FOUR_OF_FOUR, "1 times 6 CPUs"),
+        ("train", {"num_workers": 2, "cpus_per_worker": 6}, FOUR_OF_FOUR, "2 times 6 CPUs"),
+        ("train", {"num_workers": 5, "cpus_per_worker": 3}, FOUR_OF_FOUR, "5 times 3 CPUs, each on one node; the nodes hold 4"),
+        ("train", {"num_workers": 5, "min_workers": 5, "cpus_per_worker": 3}, FOUR_OF_FOUR, "5 times 3 CPUs"),
+        (
+            "train", {"num_workers": 4, "cpus_per_worker": 6, "device": "gpu"}, ONE_WITH_GPUS,
+            "4 times 6 CPUs and a GPU, each on one node; the nodes hold 2",
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_node_can_hold_never_starts(kind: str, settings: dict[str, Any], capacity: Capacity, said: str) -> None:
+    never = admit([Applicant("a", kind, settings, 0, 0.0)], [], capacity).never
+    assert said in never["a"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "capacity", "cpus"),
+    [
+        ({"num_workers": 4}, FOUR_OF_FOUR, 16),
+        ({"num_workers": 5}, FOUR_OF_FOUR, 10),  # two of two on one node
+        ({"num_workers": 4}, Capacity(((4, 0),) * 3, 64 * GIB), 8),
+        ({"num_workers": 4, "device": "gpu"}, ONE_WITH_GPUS, 16),
+        ({"num_workers": 5, "min_workers": 2, "cpus_per_worker": 3}, FOUR_OF_FOUR, 12),
+        ({"num_workers": 8, "min_workers": 2, "device": "gpu"}, ONE_WITH_GPUS, 16),
+        ({"num_workers": 32, "min_workers": 2}, FOUR_OF_FOUR, 16),
+    ],
+)
+def test_workers_get_as_many_cpus_as_the_nodes_can_give_to_all_of_them(
+    settings: dict[str, Any], capacity: Capacity, cpus: int
+) -> None:
+    admission = admit([Applicant("a", "train", settings, 0, 0.0)], [], capacity)
+    assert admission.granted["a"].cpus == cpus
 
 
 def test_an_elastic_training_takes_gpus_if_there_is_one_for_each_of_its_least() -> None:
     settings = {"num_workers": 8, "min_workers": 2, "device": "auto"}
-    assert needs_of("train", settings, Capacity(16, 4, 64 * GIB, 8)).gpus == 4
-    assert needs_of("train", settings, Capacity(16, 1, 64 * GIB, 8)).gpus == 0
+    assert needs_of("train", settings, Capacity(((8, 2),) * 2, 64 * GIB)).gpus == 4
+    assert needs_of("train", settings, Capacity(((8, 1), (8, 0)), 64 * GIB)).gpus == 0
 
 
 @pytest.mark.parametrize(("gpus", "device"), [(2, "gpu"), (0, "cpu")])
@@ -184,5 +218,5 @@ def test_a_job_that_ran_before_waits_for_the_device_that_it_had(gpus: int, devic
         attempt=1, grant=Needs(4, gpus, GIB),
     )  # fmt: skip
     assert applicant(row).settings["device"] == device
-    came_back_without_gpus = Capacity(8, 0, 64 * GIB, 8)
+    came_back_without_gpus = Capacity(((8, 0),), 64 * GIB)
     assert ("a" in admit([applicant(row)], [], came_back_without_gpus).never) == (device == "gpu")

@@ -1,6 +1,9 @@
 """Training under Ray Train: the numbers of one process, errors of ours as what they are, no folder of Ray's left."""
 
+import json
+import re
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +12,17 @@ import torch
 
 from augment.loader import Loader
 from ingest.dataset import Dataset
-from ingest.errors import DamageError, RefusedError, TenchError
+from ingest.errors import DamageError, LostError, RefusedError, TenchError
 from ingest.progress import RunWriter
 from ingest.storage import Place
 from tests.augment.stored import Stored
 from tests.conftest import RAY_CPUS
 from tests.trainer.runs import AFTER_EVERY_STEP, RECIPE, Left, train_here
-from trainer.launch import _device, _let_the_others_go, _with_ray, plan_only
+from trainer.launch import _device, _ended_by_ray, _failure_config, _let_the_others_go, _resources, _with_ray, plan_only
 from trainer.presets import recipe
 from trainer.settings import TrainSettings, takes_gpus
 
+Nodes = list[tuple[int, int]]
 FIRST_STEP, FIRST_EPOCH = "step-00000001.0001", "step-00000002.0001"
 
 
@@ -56,8 +60,8 @@ def test_two_workers_train_like_one_process(tiny_dataset: str, unbroken: Left, f
     assert [event["step"] for event in left.events("evaluated")] == [2]
     assert (left.progress()["done"], left.progress()["total"]) == (60, 60)
     written = {
-        "attempts", "checkpoints", "events", "model_card.json", "model_card.md", "progress", "request.json", "tensorboard",
-        "workers",
+        "attempts", "checkpoints", "events", "figures", "model_card.json", "model_card.md", "progress", "request.json",
+        "tensorboard", "workers",
     }  # fmt: skip
     assert {path.name for path in folder.iterdir()} == written
 
@@ -78,7 +82,10 @@ def test_an_error_of_one_worker_ends_the_others_and_comes_back_as_it_was(
 @pytest.mark.parametrize(
     ("chosen", "words"),
     [
-        ({"num_workers": RAY_CPUS + 1, "cpus_per_worker": 1}, f"the cluster has {RAY_CPUS} CPUs; take fewer workers"),
+        (
+            {"num_workers": RAY_CPUS + 1, "cpus_per_worker": 1},
+            f"holds {RAY_CPUS} of these, it has 1 node of {RAY_CPUS} CPUs",
+        ),
         ({"num_workers": 1, "device": "gpu"}, "GPUs, one is needed for each"),
     ],
 )
@@ -109,6 +116,99 @@ def test_workers_take_gpus_where_each_of_the_least_number_can_have_its_own(
 ) -> None:
     settings = TrainSettings(**chosen)
     assert takes_gpus(settings.device, settings.min_workers or settings.num_workers, gpus) == taken
+
+
+@pytest.mark.parametrize(
+    ("nodes", "chosen", "granted", "share"),
+    [
+        (
+            [(4, 0)] * 3,
+            {"num_workers": 4},
+            None,
+            (2, False),
+        ),  # three CPUs each, of twelve, would leave one without a place
+        ([(4, 0)] * 3, {"num_workers": 1}, None, (4, False)),
+        ([(4, 0)] * 3, {"num_workers": 2}, "6", (3, False)),
+        ([(4, 0)] * 3, {"num_workers": 2}, "1", (1, False)),
+        ([(16, 1)], {"num_workers": 4, "min_workers": 1}, None, (4, True)),  # its share when it has grown
+        ([(4, 0)], {"num_workers": 8, "min_workers": 2}, None, (1, False)),
+        ([(16, 2), (2, 2)], {"num_workers": 4}, None, (1, True)),
+        ([(4, 0), (4, 0)], {"num_workers": 2, "cpus_per_worker": 3}, "2", (3, False)),
+    ],
+)
+def test_workers_share_out_the_cpus_of_each_node(
+    monkeypatch: pytest.MonkeyPatch, nodes: Nodes, chosen: dict[str, Any], granted: str | None, share: tuple[int, bool]
+) -> None:
+    monkeypatch.delenv("TENCH_CPUS", raising=False)
+    if granted is not None:
+        monkeypatch.setenv("TENCH_CPUS", granted)
+    assert _resources(TrainSettings(**chosen), nodes) == share
+
+
+@pytest.mark.parametrize(
+    ("nodes", "chosen", "words"),
+    [
+        (
+            [(4, 0), (8, 0), (4, 0)], {"num_workers": 5, "cpus_per_worker": 3},
+            "--num-workers 5 with 3 CPUs each, on one node: the cluster holds 4 of these, it has 1 node of 8 CPUs, 2 nodes "
+            "of 4 CPUs; take fewer workers or a smaller --cpus-per-worker",
+        ),
+        (
+            [(1, 2), (4, 0)], {"num_workers": 4, "min_workers": 2, "device": "gpu"},
+            "--min-workers 2 with 1 CPU and 1 GPU each, on one node: the cluster holds 1 of these, it has 1 node of 4 CPUs, "
+            "1 node of 1 CPU and 2 GPUs; take fewer workers or a smaller --cpus-per-worker",
+        ),
+        ([], {"num_workers": 1}, "holds none of these, it has no nodes;"),
+    ],
+)  # fmt: skip
+def test_workers_that_no_node_holds_are_refused_with_the_nodes(
+    nodes: Nodes, chosen: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RefusedError, match=re.escape(words)):
+        _resources(TrainSettings(**chosen), nodes)
+
+
+def test_starts_that_find_no_place_come_to_an_end_which_names_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, ray_session: None
+) -> None:
+    from ray.train import ControllerError, ScalingConfig
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision, create_failure_policy
+
+    monkeypatch.setattr("trainer.launch._nodes", lambda: [(4, 1), (2, 0)])
+    error = ControllerError(WorkerGroupStartupTimeoutError(2))
+    for chosen, tries in ((TrainSettings(num_workers=2), 10), (TrainSettings(num_workers=2, min_workers=2), 100)):
+        policy = create_failure_policy(_failure_config(chosen))
+        decisions = [policy.make_decision(error) for _ in range(tries + 1)]
+        assert decisions == [FailureDecision.RETRY] * tries + [FailureDecision.RAISE]
+    ended = _ended_by_ray(
+        error, ScalingConfig(num_workers=(2, 3), resources_per_worker={"CPU": 3, "GPU": 1}, use_gpu=True)
+    )
+    assert isinstance(ended, LostError)
+    assert "for 2 workers, each with 3 CPUs and 1 GPU on one node" in ended.message
+    assert "the cluster has 1 node of 4 CPUs and 1 GPU, 1 node of 2 CPUs" in ended.message
+
+
+@pytest.mark.slow
+def test_a_failure_that_comes_back_after_a_restart_ends_the_run(
+    tiny_dataset: str, unbroken: Left, folder: Path
+) -> None:
+    """A checkpoint that lacks a part, as of a Tench to come, cannot be gone on from, however often it is tried."""
+    unbroken.copy_checkpoint(FIRST_STEP, folder)
+    place = folder / "checkpoints" / FIRST_STEP
+    state = unbroken.state(FIRST_STEP)
+    del state["schedule"]
+    told = {"state.json": json.dumps(state), "hashes.json": json.loads((place / "hashes.json").read_text())}
+    told["hashes.json"] = json.dumps(
+        told["hashes.json"] | {"state.json": sha256(told["state.json"].encode()).hexdigest()}
+    )
+    for name, text in told.items():
+        (place / name).unlink()
+        (place / name).write_text(text)
+    met = "Rank 0 failed before its first step with KeyError: 'schedule'."
+    with pytest.raises(TenchError, match=rf"^{met} The workers had been started anew .* not tried again"):
+        train_here(tiny_dataset, folder, num_workers=1, cpus_per_worker=1)
+    assert Left(folder).texts("warning") == [met, met]
 
 
 def test_a_worker_without_a_gpu_of_its_own_trains_on_its_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
