@@ -7,6 +7,7 @@ started it, and leaves with the command's exit code.
 import os
 import sys
 from contextlib import ExitStack
+from importlib import metadata
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,6 +23,9 @@ from ingest.progress import RunReader, RunWriter
 from ingest.settings import Settings
 from ingest.storage import Place
 
+WITH_TORCH = ("train", "evaluate")
+"""Kinds whose numbers torch makes."""
+
 
 def main() -> int:
     """Run the job of TENCH_RUN, attempt TENCH_ATTEMPT; its exit code."""
@@ -29,7 +33,8 @@ def main() -> int:
         place, attempt = _run_place(os.environ)
         reader = RunReader(place)
         record = reader.request() | reader.allowed(attempt)
-        run = RunWriter.begin(place, record["kind"], {}, attempt=attempt)
+        facts = attempt_facts(record["kind"], record["settings"])
+        run = RunWriter.begin(place, record["kind"], {}, attempt=attempt, **facts)
     except (TenchError, FileNotFoundError, KeyError, ValueError) as error:
         print(f"tench: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 3)
@@ -44,6 +49,12 @@ def main() -> int:
         outcome = execute(request, run, _trained_run(request, place), is_job=True)
     print(f"tench: {outcome.error or outcome.state}", file=sys.stderr)
     return outcome.exit_code
+
+
+def attempt_facts(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the record of an attempt keeps of its start: the settings that it was asked for, and the versions at work."""
+    names = ("tench", "torch") if kind in WITH_TORCH else ("tench",)
+    return {"settings": settings, "versions": {name: metadata.version(name) for name in names}}
 
 
 def read_request(record: dict[str, Any]) -> Settings:

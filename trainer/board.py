@@ -1,11 +1,13 @@
-"""The figures of a run for TensorBoard: RUN/tensorboard/events.out.tfevents.*, one file for each attempt.
+"""The figures of a run for TensorBoard: RUN/tensorboard/events.out.tfevents.*, one file for each start of the training.
 
 A metric is the tag `training/<name>` over the step, a layer's is `<name>/<layer>`, an error of an evaluation
-`validation/<name>`. An attempt that resumes says from which step on the figures of earlier attempts are void, so
-TensorBoard shows no step twice. Event files grow by appending, which object stores cannot: there the file is kept in
-a temporary folder and put into the run folder whole with every checkpoint and at the end.
+`validation/<name>`. A training that starts again, in a later attempt or because Ray replaced its workers within one, says
+from which step on the figures of earlier files are void, so TensorBoard shows no step twice. Event files grow by
+appending, which object stores cannot: there the file is kept in a temporary folder and put into the run folder whole with
+every checkpoint and at the end.
 """
 
+import re
 import shutil
 import socket
 import tempfile
@@ -16,12 +18,14 @@ from typing import Any
 from ingest.storage import Place
 
 FOLDER = "tensorboard"
+NAME = re.compile(r"events\.out\.tfevents\.(\d+)\.")
+"""The number is the Unix time of the start in seconds."""
 FLUSH_EVERY_S = 5.0
 NOT_DRAWN = ("step", "epoch", "samples")
 
 
 class Board:
-    """The event file of one attempt; opened by the first figures, so that a run without any leaves none."""
+    """The event file of one start; opened by the first figures, so that a run without any leaves none."""
 
     def __init__(self, place: Place, attempt: int) -> None:
         self._place, self._attempt = place, attempt
@@ -31,7 +35,7 @@ class Board:
         self._flushed_at = 0.0
 
     def begin(self, step: int) -> None:
-        """The attempt goes on after this step: what earlier ones wrote of later steps is void."""
+        """The training goes on after this step: what earlier starts wrote of later steps is void."""
         self._step = step
 
     def metrics(self, figures: dict[str, Any]) -> None:
@@ -79,17 +83,25 @@ class Board:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.record_writer import RecordWriter
 
+        earlier = self._earlier_starts()
         local = self._place.local_path(FOLDER) if self._place.is_local else Path(tempfile.mkdtemp(prefix="tench-"))
         local.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names.
-        name = f"events.out.tfevents.{int(time.time()):010d}.{self._attempt:04d}.{socket.gethostname()}"
+        # TensorBoard reads the files of a folder in the order of their names: this one is the last, also when it follows
+        # within a second, or on a machine whose clock is behind.
+        started = max([int(time.time()), *(second + 1 for second in earlier)])
+        name = f"events.out.tfevents.{started:010d}.{self._attempt:04d}.{socket.gethostname()}"
         self._path = local / name
         self._file = RecordWriter(str(self._path))
         first = self._step + 1
         self._append(Event(wall_time=time.time(), step=first, file_version="brain.Event:2"))
-        if self._attempt > 1:
+        if earlier:
             start = SessionLog(status=SessionLog.START)
             self._append(Event(wall_time=time.time(), step=first, session_log=start))
+
+    def _earlier_starts(self) -> list[int]:
+        """When those event files of the run began that are there already."""
+        names = [file.path.rsplit("/", 1)[-1] for file in self._place.files(FOLDER)]
+        return [int(match[1]) for name in names if (match := NAME.match(name))]
 
     def _append(self, event: Any) -> None:
         self._file.write(event.SerializeToString())

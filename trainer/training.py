@@ -227,6 +227,7 @@ def _state(training: Training) -> dict[str, Any]:
             "num_replicas": training.context.num_replicas,
             "threads": training.context.threads,
             "device": training.context.device.type,
+            "micro_batch": training.settings.micro_batch,  # None: a worker's whole share of the batch
         },
         "versions": {name: importlib.metadata.version(name) for name in ("tench", "torch")},
     }

@@ -41,11 +41,19 @@ def kernels(run: Run, out: Out = None, *, json: Json = False) -> int:
 
 @figure.command
 def curves(*runs: Runs, json: Json = False) -> int:
-    """Draw training loss, validation errors and learning rate; several runs in one picture."""
+    """Draw training loss, validation errors and learning rate; several runs in one picture.
+
+    Drawn into its own folder, the picture of one run shows on the run's model card.
+    """
+    from ingest.storage import Place
     from trainer.figures import curves_figure
+    from trainer.model_card import show_curves
 
     folders, out = _split(runs)
-    return _write(curves_figure(folders), "curves", folders[0], out, json)
+    exit_code = _write(curves_figure(folders), "curves", folders[0], out, json)
+    if out is None and len(folders) == 1:
+        show_curves(Place(folders[0]))
+    return exit_code
 
 
 @figure.command

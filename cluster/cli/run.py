@@ -23,6 +23,7 @@ def recorded(kind: str, request: Any, folder: str, num_cpus: int | None = None) 
     """Run a command with its record in `folder` and its bar on standard error; how it ended, and its facts."""
     from cluster.cli.display import shown
     from cluster.commands import execute, needs_ray
+    from cluster.entry import attempt_facts
     from ingest.progress import RunWriter
     from ingest.storage import Place
 
@@ -33,7 +34,8 @@ def recorded(kind: str, request: Any, folder: str, num_cpus: int | None = None) 
 
             print("Starting Ray on this machine (some seconds) ...", file=sys.stderr)
             stack.enter_context(own_ray(num_cpus))
-        writer = RunWriter.begin(place, kind, {"settings": request.model_dump(mode="json")})
+        settings = request.model_dump(mode="json")
+        writer = RunWriter.begin(place, kind, {"settings": settings}, **attempt_facts(kind, settings))
         with shown(place):
             outcome = execute(request, writer)
     return outcome, {"run": place.uri, **outcome.facts}

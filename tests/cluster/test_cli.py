@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,17 @@ def test_an_existing_run_is_left_alone_unless_it_is_to_be_resumed(tiny_dataset: 
     assert run(["train", tiny_dataset, "run"]) == 3
     assert "run: holds a run already; give --resume" in capsys.readouterr().err
     assert [f.name for f in Path("run").rglob("*") if f.is_file()] == ["0001.json"]
+
+
+def test_each_attempt_records_the_settings_and_the_versions_it_was_started_with(tiny_dataset: str) -> None:
+    line = ["train", tiny_dataset, "run", "--preset", "cifar", "--epochs", "1", "--num-workers", "0", "--device", "cpu"]
+    assert run([*line, "--micro-batch", "20"]) == 0
+    assert run([*line, "--micro-batch", "10", "--resume"]) == 0
+    asked = json.loads(Path("run/request.json").read_text())["settings"]
+    first, second = (json.loads(Path(f"run/attempts/000{n}.json").read_text()) for n in (1, 2))
+    assert first["settings"] == asked
+    assert second["settings"] == {**asked, "micro_batch": 10}
+    assert first["versions"] == {name: version(name) for name in ("tench", "torch")}
 
 
 def test_a_place_that_cannot_be_written_is_told_without_a_traceback(capsys: Capture) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,9 @@ def test_a_job_that_is_done_leaves_its_facts_as_its_result(run: Path, tiny_datas
     assert (told["state"], told["exit_code"], told["error"]) == ("succeeded", 0, None)
     assert told["facts"]["ok"] is True
     assert [p.name for p in sorted((run / "attempts").iterdir())] == ["0002.json"]
+    begun = json.loads((run / "attempts/0002.json").read_text())
+    assert begun["settings"] == {"dataset": tiny_dataset}
+    assert begun["versions"] == {"tench": version("tench")}
     lines = [json.loads(line) for f in sorted((run / "events/0002").iterdir()) for line in f.read_text().splitlines()]
     assert lines[0]["kind"] == "started"
     assert {e["attempt"] for e in lines} == {2}

@@ -339,6 +339,7 @@ def test_the_commands_print_what_they_made(
     assert tench(["export", str(small.folder), file, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_parameters"] == 89_578
     assert tench(["import", file, folder, "--dataset", tiny_dataset, "--from", "tench"]) == 0
+    assert not Path(folder, "figures").exists()  # nothing was trained, so there are no curves
     assert "cifar" in capsys.readouterr().out
     assert tench(["import", file, folder, "--dataset", tiny_dataset]) == 3
     assert "holds a run already; give another folder" in capsys.readouterr().err

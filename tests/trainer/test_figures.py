@@ -127,6 +127,18 @@ def test_training_errors_are_means_over_the_samples_of_whole_epochs(interrupted:
     assert training_errors(events_in(interrupted)) == [[1, pytest.approx((20 * 0.9 + 13 * 0.5) / 33)]]
 
 
+def test_steps_of_a_start_that_left_no_checkpoint_count_once(tmp_path: Path) -> None:
+    """Ray replaces dead workers within an attempt: without a checkpoint they begin again, and nothing says so."""
+    run = RunWriter.begin(Place(tmp_path), "train", {})
+    for steps, error in (((1, 2), 0.9), ((1, 3), 0.5)):
+        for step in steps:
+            metrics(run, (step, 0, 10, error), loss=error)
+    run.event("delivered", "An epoch.", epoch=0)
+    run.flush()
+    assert training_errors(events_in(tmp_path)) == [[1, 0.5]]
+    assert figures.series(str(tmp_path))["loss"] == [[1, 0.5], [3, 0.5]]
+
+
 def test_training_errors_without_counts_are_means_over_steps(interrupted: Path) -> None:
     for file in interrupted.glob("events/*/*.jsonl"):
         file.write_text(file.read_text().replace('"samples"', '"other"'))

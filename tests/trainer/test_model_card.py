@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster.cli.app import run as tench
 from ingest.dataset import Dataset
 from tests.trainer.runs import Left, train_here
 from trainer.evaluate import evaluate_run
@@ -93,14 +94,41 @@ def test_what_comes_from_outside_is_shown_as_it_stands_and_is_no_markup(carded: 
     assert escaped("x" * 300) == "x" * 200 + "..."
 
 
-def test_curves_show_once_they_are_drawn(carded: Left, tiny_dataset: str, tmp_path: Path) -> None:
-    assert "figures/curves.png" not in card_of(carded)[1]
-    drawn = Left(tmp_path / "drawn")
-    shutil.copytree(carded.folder, drawn.folder)
-    (drawn.folder / "figures").mkdir()
-    (drawn.folder / "figures" / "curves.png").write_bytes(b"")
-    evaluate_run(tiny_dataset, str(drawn.folder), EvaluateSettings(device="cpu"), None)
-    assert "](figures/curves.png)" in card_of(drawn)[1]
+def test_a_training_leaves_its_curves_on_its_card(carded: Left, tmp_path: Path) -> None:
+    facts, text = card_of(carded)
+    assert facts["curves"] == "figures/curves.png"
+    assert "](figures/curves.png)" in text
+    picture = (carded.folder / "figures/curves.png").read_bytes()
+    assert tench(["figure", "curves", str(carded.folder), str(tmp_path / "again.png")]) == 0
+    assert picture == (tmp_path / "again.png").read_bytes()  # every step of the training is on it
+    assert card_of(carded) == (facts, text)
+
+
+def test_curves_that_cannot_be_drawn_do_not_fail_the_training_and_show_once_they_are(
+    tiny_dataset: str, tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "figures" / "curves.png").mkdir(parents=True)
+    assert train_here(tiny_dataset, tmp_path / "run", **CHOSEN)["steps"] == 2
+    left = Left(tmp_path / "run")
+    assert any("curves were not drawn: TenchError: " in text for text in left.texts("warning"))
+    before = card_of(left)
+    assert before[0]["curves"] is None
+    (tmp_path / "run" / "figures" / "curves.png").rmdir()
+    other = str(shutil.copytree(left.folder, tmp_path / "other"))
+    assert tench(["figure", "curves", str(left.folder), other]) == 0  # a picture of two runs is no one's
+    assert card_of(left) == before
+    assert tench(["figure", "curves", str(left.folder)]) == 0
+    assert card_of(left)[0] == {**before[0], "curves": "figures/curves.png"}
+    assert "](figures/curves.png)" in card_of(left)[1]
+
+
+def test_a_card_of_a_newer_tench_is_left_as_it_is(carded: Left, tmp_path: Path) -> None:
+    newer = Left(tmp_path / "newer")
+    shutil.copytree(carded.folder, newer.folder)
+    card = newer.folder / "model_card.json"
+    card.write_text(json.dumps({"format_version": 99}))
+    assert tench(["figure", "curves", str(newer.folder)]) == 3
+    assert json.loads(card.read_text()) == {"format_version": 99}
 
 
 def test_a_card_that_cannot_be_written_does_not_fail_the_training(tiny_dataset: str, tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from augment.reader import PayloadReader
 from ingest.errors import TenchError
+from ingest.storage import Place
 from tests.augment.stored import Stored
 from tests.trainer.runs import AFTER_EVERY_STEP, Left, train_here
+from trainer.board import Board
 from trainer.devices import gpu_figures, utilisation
 from trainer.reduce import FlatGradients
 from trainer.scores import Errors
@@ -156,6 +158,23 @@ def test_a_resumed_run_goes_on_in_tensorboard_without_doubled_steps(
         assert shown[tag] == first[tag]  # resumed equals uninterrupted
     speed = [metrics["samples_per_s"] for metrics in again]
     assert [shown["training/samples_per_s"][step] for step in (3, 4)] == pytest.approx(speed, rel=1e-6)
+
+
+def test_a_training_that_starts_anew_within_an_attempt_shows_no_step_twice(tmp_path: Path) -> None:
+    def start(after: int, steps: list[int], loss: float) -> None:
+        board = Board(Place(tmp_path), attempt=1)
+        board.begin(after)
+        for step in steps:
+            board.metrics({"step": step, "loss": loss})
+        board.close()
+
+    start(0, [1, 2, 3], 3.0)
+    start(0, [1, 2, 3, 4], 2.0)  # before the first checkpoint, and within the same second
+    _, second = event_files(tmp_path)
+    second.rename(second.with_name("events.out.tfevents.9000000000.0001.a-host-with-another-clock"))
+    start(2, [3], 1.0)
+    assert len(event_files(tmp_path)) == 3
+    assert shown_in(tmp_path)["training/loss"] == {1: 2.0, 2: 2.0, 3: 1.0}
 
 
 def test_without_tensorboard_there_is_no_folder_and_metrics_are_the_same(

@@ -20,12 +20,18 @@ OVER_EPOCH = ("top1_error", "top5_error")
 
 
 def events_of(run_folder: str) -> list[Event]:
-    """The events of all attempts, in order. Raises RefusedError if the folder holds no run."""
+    """The events of all attempts, in order, without the norms of layers. Raises RefusedError if the folder holds no run."""
     reader = RunReader(Place(run_folder))
     attempts = reader.latest_attempt()
     if not attempts:
         raise RefusedError(f"{run_folder}: holds no run; `tench train DATASET {run_folder}` makes one")
-    return [event for attempt in range(1, attempts + 1) for event in reader.events(attempt)]
+    return [event for attempt in range(1, attempts + 1) for event in map(_lean, reader.events(attempt))]
+
+
+def _lean(event: Event) -> Event:
+    """Without the norms of layers: no figure shows them, and they are most of what a long run's events take in memory."""
+    event.data.pop("layers", None)
+    return event
 
 
 def series_of(events: Sequence[Event]) -> dict[str, list[list[float]]]:
@@ -103,7 +109,8 @@ def evaluations(run_folder: str) -> list[dict[str, Any]]:
 def _metrics(events: Iterable[Event]) -> list[tuple[int, dict[str, Any]]]:
     """(steps since the one before, data) of the metrics that stand, in order of steps.
 
-    Not those of steps beyond the checkpoint from which a later attempt went on.
+    Not those of steps beyond the checkpoint from which a training went on, nor any from before it began anew: in a later
+    attempt, or within one, when its workers were replaced before the first checkpoint.
     """
     kept: list[tuple[int, dict[str, Any]]] = []
     attempt = before = 0
@@ -112,7 +119,7 @@ def _metrics(events: Iterable[Event]) -> list[tuple[int, dict[str, Any]]]:
             attempt, before = event.attempt, event.data["step"]
             kept = [metrics for metrics in kept if metrics[1]["step"] <= before]
         elif event.kind == "metrics":
-            if event.attempt != attempt:  # begun anew, from no checkpoint
+            if event.attempt != attempt or event.data["step"] <= before:  # begun anew, from no checkpoint
                 attempt, before, kept = event.attempt, 0, []
             kept.append((event.data["step"] - before, event.data))
             before = event.data["step"]
