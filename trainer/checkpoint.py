@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ from ingest.storage import Place
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
 WEIGHTS, STATE, DUE, HASHES = "weights.pt", "state.json", "due.json", "hashes.json"
+STRETCHED = ("dexp", "cosine")
+"""Schedules that depend on the number of epochs."""
 NAME = re.compile(r"step-(\d{8})\.(\d{4})$")
 
 
@@ -45,28 +48,47 @@ def save(
 ) -> str:
     """Write a checkpoint at `state["step"]`; its path in the run folder. Once it returns, the checkpoint is visible.
 
-    One of this attempt and step that is there stays, but for its state if it waited for an evaluation which is over.
+    One of this attempt and step that is there whole stays, but for its state if it waited for an evaluation which is over.
     """
     path = f"{FOLDER}/step-{state['step']:08d}.{attempt:04d}"
     name, data = DUE if state.get("evaluation_due") else STATE, to_json({"format_version": FORMAT_VERSION, **state})
     if run.exists(f"{path}/{HASHES}"):
-        hashes = _hashes(run, path)
-        if name == STATE and DUE in hashes:
+        if name == STATE and _is_due(run, path):
+            weights = _hashes(run, path)[WEIGHTS]
             run.replace(f"{path}/{STATE}", data)
-            run.replace(
-                f"{path}/{HASHES}", to_json({WEIGHTS: hashes[WEIGHTS], STATE: hashlib.sha256(data).hexdigest()})
-            )
+            run.replace(f"{path}/{HASHES}", to_json({WEIGHTS: weights, STATE: hashlib.sha256(data).hexdigest()}))
             run.delete(f"{path}/{DUE}")
-        return path
+            return path
+        if _is_whole(run, path):
+            return path
     file = io.BytesIO()
     torch.save({"network": _on_cpu(network), "velocity": _on_cpu(velocity)}, file)
     files = {WEIGHTS: file.getvalue(), name: data}
+    run.delete(f"{path}/{HASHES}")
     for name, data in files.items():
         run.delete(f"{path}/{name}")
         run.put_new(f"{path}/{name}", data)
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     run.put_new(f"{path}/{HASHES}", to_json(hashes))
     return path
+
+
+def _is_due(run: Place, path: str) -> bool:
+    """Whether a checkpoint waits for its evaluation."""
+    try:
+        return DUE in _hashes(run, path)
+    except DamageError:
+        return False
+
+
+def _is_whole(run: Place, path: str) -> bool:
+    """Whether its files have their hashes: one that was damaged made its run go back, and is written anew."""
+    try:
+        hashes, name, told = _standing(run, path)
+        data = {WEIGHTS: _there(run, path, WEIGHTS), name: told}
+    except DamageError:
+        return False
+    return all(hashlib.sha256(found).hexdigest() == hashes.get(name) for name, found in data.items())
 
 
 def complete(run: Place) -> list[str]:
@@ -160,6 +182,12 @@ def refuse_other(state: dict[str, Any], wanted: dict[str, Any]) -> None:
             f"the run was begun with other settings: {'; '.join(said)}. Only settings that do not change numbers "
             "(workers, device, threads, intervals) and the number of epochs may change"
         )
+    before, now, schedule = state["recipe"]["epochs"], wanted["recipe"]["epochs"], wanted["recipe"]["rule"]["schedule"]
+    if before != now and schedule in STRETCHED:
+        raise RefusedError(
+            f"epochs: the run was begun with {before}, now {now}. Schedule {schedule} falls over the whole run, so another "
+            "length changes the rate of every epoch to come; begin a new run with --initial for more"
+        )
 
 
 def prune(run: Place, keep: int) -> None:
@@ -171,15 +199,16 @@ def prune(run: Place, keep: int) -> None:
 def remove_unevaluated(run: Place) -> None:
     """Remove the newest complete checkpoint if it waits for its evaluation."""
     for path in complete(run)[-1:]:
-        if DUE in _hashes(run, path):
+        if _is_due(run, path):
             _remove(run, path)
 
 
 def _remove(run: Place, path: str) -> None:
+    """Remove a checkpoint, the hashes first, and what a killed put left beside it. Another process may do the same."""
     for name in (HASHES, STATE, DUE, WEIGHTS):
         run.delete(f"{path}/{name}")
     if run.is_local:
-        run.local_path(path).rmdir()
+        shutil.rmtree(run.local_path(path), ignore_errors=True)
 
 
 def _hashes(run: Place, path: str) -> dict[str, str]:

@@ -90,7 +90,7 @@ def _wishes(training: Training, is_last: bool) -> Wishes:
     """What rank 0 wants to happen after the step; the epoch's last one is always reported."""
     if training.run is None:
         return Wishes()
-    save_due = time.monotonic() - training.saved_at >= training.settings.checkpoint_minutes * 60
+    save_due = time.monotonic() - training.saved_at >= 60 * training.settings.save_minutes
     return Wishes(training.run.stop_requested(), save_due, training.reporter.due() or is_last)
 
 

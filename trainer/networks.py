@@ -26,9 +26,9 @@ from trainer.layers import ACTIVATIONS, ColumnLinear, FullLinear, max_pool, pool
 from trainer.normalisation import across_channels, within_maps
 from trainer.switches import NetworkSettings
 
-ONE_BIASES = ("conv2", "conv4", "conv5", "fc6", "fc7")
+ONE_BIASES = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")
 DEVIATIONS: dict[str, dict[str, float]] = {
-    "museum": {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03},
+    "museum": {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03, "conv6": 0.03},
     "paper": {},
     "caffe": {"fc6": 0.005, "fc7": 0.005},
 }

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from augment.settings import LoaderSettings
 from ingest.dataset import Dataset
 from ingest.errors import UsageError
+from trainer.impossible import refuse_impossible
 from trainer.settings import TrainSettings
 from trainer.switches import NetworkSettings, Recipe, RuleSettings, switch
 
@@ -126,7 +129,7 @@ VARIANTS: dict[str, Row] = {
 
 def recipe(settings: TrainSettings, dataset: Dataset) -> Recipe:
     """What a run will do: the preset, its variants, the settings that were given, single switches; for the dataset's
-    classes. Each takes the place of what stands before it. Raises UsageError for rates of layers that there are not."""
+    classes. Each takes the place of what stands before it. Raises UsageError for switches that do not go together."""
     row: Row = {part: dict(PRESETS[settings.preset][part]) for part in ("run", "network", "rule", "loader")}
     for variant in settings.variant:
         for part, switches in VARIANTS[variant].items():
@@ -136,26 +139,18 @@ def recipe(settings: TrainSettings, dataset: Dataset) -> Recipe:
         row[part].update({name: getattr(settings, name) for name in names if getattr(settings, name) is not None})
     for part, name, value in map(switch, settings.switch):
         row[part][name] = value
-    loader = LoaderSettings(seed=settings.seed, **row["loader"])
-    network = NetworkSettings(num_classes=max(dataset.num_classes, 2), side=loader.crop, **row["network"])
-    rule = RuleSettings(**row["rule"])
-    _refuse_rates_of_nothing(rule, network)
-    return Recipe(
-        preset=settings.preset, seed=settings.seed, network=network, rule=rule, loader=loader, **row["run"]
-    )  # fmt: skip
-
-
-def _refuse_rates_of_nothing(rule: RuleSettings, network: NetworkSettings) -> None:
-    """Raise UsageError if a layer is given a rate that the network does not have."""
-    from trainer.transfer import layers_of, shapes
-
-    if not rule.layer_rates:
-        return
-    layers = layers_of(shapes(network))
-    if unknown := [name for name in rule.layer_rates if name not in layers]:
-        raise UsageError(
-            f"rule.layer_rates: this network has no {', '.join(unknown)}; its layers are {', '.join(layers)}"
-        )
+    try:
+        loader = LoaderSettings(seed=settings.seed, **row["loader"])
+        network = NetworkSettings(num_classes=max(dataset.num_classes, 2), side=loader.crop, **row["network"])
+        chosen = Recipe(
+            preset=settings.preset, seed=settings.seed, network=network, rule=RuleSettings(**row["rule"]), loader=loader,
+            **row["run"],
+        )  # fmt: skip
+    except ValidationError as error:
+        said = [f"{problem['loc'][-1]} {problem['input']}: {problem['msg'].lower()}" for problem in error.errors()]
+        raise UsageError(f"switches: {'; '.join(said)}") from None
+    refuse_impossible(chosen)
+    return chosen
 
 
 def misfits(settings: TrainSettings, dataset: Dataset) -> list[str]:
@@ -190,6 +185,9 @@ def misfits(settings: TrainSettings, dataset: Dataset) -> list[str]:
         f"{len(dataset.manifest.quarantine):,} pictures could not be decoded and were left out; {preset} had no such "
         "pictures, or stopped at them.": bool(dataset.manifest.quarantine) and preset in ("convnet2", "torchvision"),
         f"Pictures are {dataset.side} pixels wide; the preset was made for {side}.": dataset.side != side,
+        f"The rate rises over {chosen.rule.warmup_epochs:g} epochs, and there are {chosen.epochs}: it never falls.": (
+            chosen.rule.warmup_epochs >= chosen.epochs
+        ),
         f"The dataset has {dataset.num_classes} classes; schedules and learning rate of {preset} are those for the "
         "1,000 of ImageNet, and may not learn on few pictures (preset demo does).": few,
     }

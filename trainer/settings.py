@@ -76,7 +76,8 @@ class TrainSettings(Settings):
     """Elastic: begin, and go on, with as few workers as this when no more can be had; all of them unless told."""
 
     resize_minutes: Annotated[float, Execution, Field(gt=0, le=1e6)] = 5.0
-    """Elastic: minutes between looks whether more workers can be had; each change costs a restart."""
+    """Elastic: minutes between looks whether more workers can be had; each change costs a restart from the newest
+    checkpoint, so that these are written a little more often than that."""
 
     split_columns: Annotated[bool, Execution] = False
     """Put the two columns of the network on two workers, as the paper has them on two GPUs; pairs share out the batch."""
@@ -104,6 +105,11 @@ class TrainSettings(Settings):
 
     profile: Annotated[bool, Execution] = False
     """Write one trace of a few steps to RUN/profile/trace.json.gz (chrome://tracing, ui.perfetto.dev)."""
+
+    @property
+    def save_minutes(self) -> float:
+        """Minutes between checkpoints inside an epoch: before a look whether to restart with more workers, if elastic."""
+        return min(self.checkpoint_minutes, 0.8 * self.resize_minutes) if self.min_workers else self.checkpoint_minutes
 
     @field_validator("min_workers")
     @classmethod

@@ -92,7 +92,7 @@ class NetworkSettings(Settings):
     """Initial weights: deviations of the released files, the paper or Caffe; He's; or torch's uniform ones."""
 
     bias_one: Annotated[float, Content] = 1.0
-    """Initial biases of conv2, conv4, conv5, fc6 and fc7."""
+    """Initial biases of conv2, conv4, conv5, conv6, fc6 and fc7."""
 
     bias_last: Annotated[float, Content] = 0.0
     """Initial biases of the last layer (-7 in cuda-convnet2)."""

@@ -94,6 +94,13 @@ def begin(run: RunWriter, settings: TrainSettings, recipe: Recipe, classes: Sequ
         if resumes:
             raise RefusedError("--initial: the run was begun without it; leave it out, or train into a new folder")
         _take(run, settings.initial, asked, recipe, classes)
+    elif taken is not None and settings.initial is not None and (taken["source"] or {}).get("run") not in (
+        None, _name(settings.initial)
+    ):  # fmt: skip
+        raise RefusedError(
+            f"--initial {settings.initial}: the run was begun with {taken['source']['run']}; leave it out, or train into a "
+            "new folder"
+        )
     elif taken is not None and asked is not None and sorted(asked) != sorted(taken["initial"]["layers"]):
         raise RefusedError(
             f"--initial-layers {settings.initial_layers}: the run was begun with {','.join(taken['initial']['layers'])}; "
@@ -167,7 +174,7 @@ def _take(run: RunWriter, uri: str, asked: Sequence[str] | None, recipe: Recipe,
     run.place.put_new(path, data)
     initial = InitialWeights(weights_sha256=found.weights_sha256, layers=choice.taken)
     source = {name: found.state[name] for name in ("step", "epoch", "dataset_id")}
-    source["preset"] = found.state["recipe"]["preset"]
+    source |= {"preset": found.state["recipe"]["preset"], "run": _name(uri)}
     record(run.place, initial, choice.fresh, path, source)
     drawn = f"; drawn fresh: {_listed(choice.fresh)}" if choice.fresh else ""
     run.event(
@@ -176,6 +183,11 @@ def _take(run: RunWriter, uri: str, asked: Sequence[str] | None, recipe: Recipe,
     )  # fmt: skip
     if said := _other_function(found.state["recipe"]["network"], recipe.network):
         run.event("warning", f"The layers were learnt in a network with other switches: {'; '.join(said)}.")
+
+
+def _name(uri: str) -> str:
+    """A run's name: the last part of its place, which may be reached under other paths later."""
+    return Place(uri).uri.rsplit("/", 1)[-1]
 
 
 def _found(

@@ -188,6 +188,33 @@ def test_other_data_or_settings_are_refused_by_name(unbroken: Left, path: str, v
     checkpoint.refuse_other(state, changed(state, "recipe.epochs", 90))
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "dexp"])
+def test_a_schedule_over_the_whole_run_is_not_stretched(schedule: str, unbroken: Left) -> None:
+    state = changed(unbroken.state(LAST), "recipe.rule.schedule", schedule)
+    checkpoint.refuse_other(state, state)
+    with pytest.raises(RefusedError, match=rf"epochs: the run was begun with 2, now 90. Schedule {schedule} falls"):
+        checkpoint.refuse_other(state, changed(state, "recipe.epochs", 90))
+
+
+def test_what_a_killed_put_left_in_a_checkpoint_goes_with_it(tmp_path: Path) -> None:
+    for step in (1, 2):
+        write(tmp_path, step)
+    (tmp_path / "checkpoints/step-00000001.0001/weights.pt#1").write_bytes(b"half")
+    checkpoint.prune(Place(tmp_path), keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.0001"]
+
+
+def test_a_damaged_checkpoint_is_written_anew_once_the_run_comes_there_again(tmp_path: Path) -> None:
+    for step in (1, 2):
+        write(tmp_path, step)
+    weights = tmp_path / "checkpoints/step-00000002.0001/weights.pt"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert newest_step(tmp_path) == 1
+    write(tmp_path, 2)
+    assert newest_step(tmp_path) == 2
+
+
 @pytest.mark.parametrize(
     ("dataset", "chosen", "words"),
     [("tiny_raw_dataset", {}, "content id"), ("tiny_dataset", {"learning_rate": 0.1}, r"rule\.learning_rate was")],

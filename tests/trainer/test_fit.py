@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -81,6 +82,15 @@ def test_a_run_that_was_stopped_in_mid_epoch_goes_on_to_the_unbroken_end(
     assert_same_checkpoint(left, unbroken, "step-00000002.0002", STEPS[1])
     assert_same_checkpoint(left, unbroken, "step-00000004.0002", STEPS[3])
     assert left.events("evaluated", 2) == unbroken.events("evaluated")
+
+
+def test_a_checkpoint_says_with_which_micro_batch_it_was_made(tiny_dataset: str, folder: Path) -> None:
+    quick: dict[str, Any] = {"preset": "cifar", "switch": (), "epochs": 1}
+    with pytest.raises(Interrupted):
+        train_here(tiny_dataset, folder, **quick, stop=True, micro_batch=20)
+    train_here(tiny_dataset, folder, **quick, micro_batch=10)
+    left = Left(folder)
+    assert [left.state(name)["execution"]["micro_batch"] for name in left.names] == [20, 10]
 
 
 def test_a_stop_in_the_evaluation_is_heard_and_a_resume_evaluates_first(

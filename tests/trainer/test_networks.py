@@ -220,6 +220,12 @@ def test_another_nonlinearity_takes_the_place_of_relu_everywhere(activation: str
     torch.testing.assert_close(network.features(images), act(seen["fc7"][1]))
 
 
+def test_the_sixth_convolution_begins_as_in_the_released_files() -> None:
+    conv6 = preset_network("cnn_star", side=64, num_classes=4).get_submodule("conv6")
+    assert conv6.get_parameter("weight").std().item() == pytest.approx(0.03, rel=0.01)
+    assert torch.equal(conv6.get_parameter("bias"), torch.ones(256))
+
+
 def test_the_sixth_convolution_reads_the_last_pool() -> None:
     network = preset_network("cnn_star", **SMALL)
     seen = seen_by_layers(network, torch.randn(1, 3, 64, 64))

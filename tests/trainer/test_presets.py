@@ -182,6 +182,43 @@ def test_a_rate_for_a_layer_that_the_network_does_not_have_is_refused(
         plan_only(tiny_dataset, settings)
 
 
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"switch": ("network.widths=[64,192,384]",)}, "widths [64, 192, 384]: alexnet has 5 convolutions"),
+        ({"switch": ("network.widths=[95,256,384,384,256]",)}, "widths: 95 cannot be shared out to 2 columns"),
+        ({"variant": ("no_exchange",), "switch": ("network.hidden=[4095,4096]",)}, "hidden: 4095 cannot be shared out"),
+        ({"switch": ("loader.crop=4",)}, "side 4: input should be greater than or equal to 8"),
+        ({"switch": ("loader.output=uint8",)}, "output uint8: the network takes float32 pictures in fp32"),
+        ({"switch": ("loader.output=bfloat16",)}, "output bfloat16: the network takes float32 pictures in fp32"),
+        ({"preset": "torchvision", "switch": ("rule.trust=0.001",)}, "give rule.velocity=with_rate as well"),
+        ({"switch": ("loader.crop=300",)}, "crop: 300 pixels, but the pictures of"),
+        ({"preset": "cifar", "variant": ("one_column",)}, "cifar has 3 convolutions, give as many"),
+        ({"preset": "cifar", "variant": ("sixth",)}, "sixth True: the cifar network has no such switch; only False fits"),
+        ({"preset": "cifar", "switch": ("network.dropout=mask",)}, "dropout mask: the cifar network has no such switch"),
+    ],
+)  # fmt: skip
+def test_switches_that_do_not_go_together_are_refused(told: Any, words: str, tiny_dataset: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        plan_only(tiny_dataset, TrainSettings(**told))
+
+
+def test_bfloat16_pictures_go_with_a_bf16_network(tiny_dataset: str) -> None:
+    plan_only(tiny_dataset, TrainSettings(precision="bf16", switch=("loader.output=bfloat16",)))
+
+
+def test_a_run_shorter_than_its_warm_up_is_warned_of(tiny_dataset: str) -> None:
+    said = misfits(TrainSettings(preset="fast", epochs=5), Dataset.open(tiny_dataset))
+    assert any("rises over 5 epochs, and there are 5" in sentence for sentence in said)
+    assert not any("rises" in s for s in misfits(TrainSettings(preset="fast", epochs=6), Dataset.open(tiny_dataset)))
+
+
+def test_an_elastic_run_saves_before_it_looks_for_more_workers() -> None:
+    assert TrainSettings(num_workers=8, min_workers=2).save_minutes == 4.0
+    assert TrainSettings(num_workers=8, min_workers=2, checkpoint_minutes=1).save_minutes == 1.0
+    assert TrainSettings(num_workers=8).save_minutes == 10.0
+
+
 def test_settings_of_a_run_take_the_place_of_the_presets(tiny_dataset: str) -> None:
     told: dict[str, Any] = {"epochs": 7, "global_batch": 24, "learning_rate": 0.3, "precision": "bf16", "seed": 11}
     opened = Dataset.open(tiny_dataset)

@@ -101,6 +101,10 @@ def test_a_resume_does_not_need_the_other_run(taught: Left, tiny_dataset: str, t
     assert all(torch.equal(tensor, other["network"][key]) for key, tensor in one["network"].items())
     with pytest.raises(RefusedError, match=r"--initial-layers conv1: the run was begun with conv1,conv2,conv3"):
         train_here(tiny_dataset, folder, **{**chosen, "initial_layers": "conv1"})
+    with pytest.raises(
+        RefusedError, match=rf"--initial /elsewhere/other: the run was begun with {gone.name}; leave it"
+    ):
+        train_here(tiny_dataset, folder, **{**chosen, "initial": "/elsewhere/other"})
 
 
 def test_changed_layers_are_damage(beginner: Left, tiny_dataset: str) -> None:
