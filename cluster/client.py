@@ -80,7 +80,8 @@ class Client:
 
     def dry_run(self, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
         """What a job would do: its settings, what it needs, a forecast. Nothing is started."""
-        return self._json("POST", "/v1/jobs?dry_run=true", json={"kind": kind, "settings": settings})
+        body = {"kind": kind, "settings": settings}
+        return self._json("POST", "/v1/jobs?dry_run=true", json=body, timeout=httpx2.Timeout(TIMEOUT_S, read=None))
 
     def clone(self, job_id: str, changes: dict[str, Any] | None = None, key: str | None = None) -> Job:
         """A new job with the settings of another one, some of them changed."""

@@ -39,6 +39,8 @@ LOST_GRACE_S = 10.0
 NEVER_FITS_S, COMES_BACK_S = 30.0, 1800.0
 """A cluster that starts may have what a job needs after the first time; one that lost nodes on which the job ran, after
 the second."""
+TAKEN_AWAY_S = 90.0
+"""Who interrupts jobs from outside is about to take their Ray away: how long to wait for that before the next attempt."""
 START_LIMIT_S = 900.0
 """Ray itself gives up a job that could not be placed after this time."""
 
@@ -70,6 +72,8 @@ class Job:
     ended_at: float | None = None
     attempt: int = 0
     max_attempts: int = MAX_ATTEMPTS
+    uncounted: int = 0
+    """Attempts that do not count towards `max_attempts`: interrupted ones, and all before a resume."""
     stop_requested: bool = False
     stop_by: str | None = None
     resume_requested: bool = False
@@ -85,6 +89,11 @@ class Job:
     def submission_id(self) -> str:
         """The name of this attempt in Ray: submitting it twice starts it once."""
         return f"tench-{self.id}-{self.attempt}"
+
+    @property
+    def last_attempt(self) -> int:
+        """Number of the last attempt that the job may have, as things are."""
+        return self.uncounted + self.max_attempts
 
     @property
     def has_ended(self) -> bool:
@@ -107,6 +116,8 @@ class Sight:
     """The end of its output, once the process is gone."""
     begun: bool = False
     """The attempt's driver has put its first file."""
+    told_to_stop: bool = False
+    """The attempt was asked to end at its next safe point."""
     result: Result | None = None
     parent: State | Literal["missing"] | None = None
     grant: Needs | None = None
@@ -165,7 +176,7 @@ def _from_ended(job: Job, sight: Sight, now: float) -> Move | None:
         return None
     changes = {
         "resume_requested": False, "stop_requested": False, "stop_by": None, "error": None, "exit_code": None, "result": None,
-        "max_attempts": job.attempt + MAX_ATTEMPTS,
+        "uncounted": job.attempt,
     }  # fmt: skip
     return Move("queued", "Resumed: it goes on from what is finished.", changes)
 
@@ -209,8 +220,10 @@ def _from_running(job: Job, sight: Sight, now: float) -> Move | None:
             return _ended(sight.result)
         if job.stop_requested:
             return Move("stopping", "It ended on request.")
-        return _lost("It was interrupted from outside.", max_attempts=job.max_attempts + 1)
+        return _lost("It was interrupted from outside.", uncounted=job.uncounted + 1)
     if sight.ray in ("ended", "absent") and sight.gone_s >= SETTLE_S:
+        if sight.told_to_stop and not job.stop_requested:
+            return _lost("The service ended, and its process with it.", uncounted=job.uncounted + 1)
         return _lost(f"Its process is gone without a result. {sight.last_words}")
     if job.stop_requested:
         return Move("stopping", "A stop was asked for.")
@@ -236,12 +249,17 @@ def _from_lost(job: Job, sight: Sight, now: float) -> Move | None:
         return None
     if job.stop_requested:
         return Move("stopped", "Stopped.", {"error": "Stopped.", "exit_code": 130})
-    if not interrupted and now - job.moved_at < LOST_GRACE_S:
+    if now - job.moved_at < (_until_taken_away(sight) if interrupted else LOST_GRACE_S):
         return None
-    if job.attempt < job.max_attempts:
+    if job.attempt < job.last_attempt:
         return Move("queued", f"Attempt {job.attempt} was lost; the next one waits for its turn.")
-    why = f"{job.error or 'Its process was lost.'} That was attempt {job.attempt} of at most {job.max_attempts}."
+    why = f"{job.error or 'Its process was lost.'} That was attempt {job.attempt} of at most {job.last_attempt}."
     return Move("failed", why, {"error": why, "exit_code": 1})
+
+
+def _until_taken_away(sight: Sight) -> float:
+    """Seconds that an interrupted job waits: none, once Ray is another one, which does not know it."""
+    return 0.0 if sight.ray == "absent" else TAKEN_AWAY_S
 
 
 def _ended(result: Result) -> Move:

@@ -22,6 +22,7 @@ jobs = Table(
     Column("ended_at", Float(53)),
     Column("attempt", Integer, nullable=False),
     Column("max_attempts", Integer, nullable=False),
+    Column("uncounted", Integer, nullable=False, server_default="0"),
     Column("stop_requested", Boolean, nullable=False),
     Column("stop_by", String(200)),
     Column("resume_requested", Boolean, nullable=False),

@@ -4,6 +4,7 @@ It decides nothing itself: `jobs.next_move` and `ledger.admit` do, from what is 
 safe to do twice (put the request, submit by a fixed name, put the stop file), so it may be killed at any moment.
 """
 
+import json
 import threading
 import time
 import traceback
@@ -16,6 +17,7 @@ from cluster.jobs import ADMITTED, ENDED, Job, Move, RayState, Sight, asker, nex
 from cluster.launcher import MEASURED, RayJobs, RayUnreachable
 from cluster.ledger import Admission, Capacity, admit, applicant, works_itself
 from cluster.store import Store, Superseded
+from ingest.confined import ROOTS
 from ingest.errors import TenchError
 from ingest.progress import RunReader, ask_to_stop, put_allowed, put_request
 from ingest.storage import STAY_ON_HOST, Place
@@ -169,7 +171,10 @@ class Watcher:
             self._gone_since.pop(job.submission_id, None)
         result = reader.result(job.attempt)
         last_words = self._last_words(job) if ray == "ended" and result is None else ""
-        return Sight(ray, gone_s, last_words, begun=reader.has_begun(job.attempt), result=result)
+        return Sight(
+            ray, gone_s, last_words, begun=reader.has_begun(job.attempt), told_to_stop=reader.was_told_to_stop(job.attempt),
+            result=result,
+        )  # fmt: skip
 
     def _ray_state(self, job: Job) -> RayState:
         try:
@@ -187,7 +192,10 @@ class Watcher:
         if job.after is None:
             return None
         parent = self._store.job(job.after)
-        return "missing" if parent is None else parent.state
+        if parent is None:
+            return "missing"
+        # One that was asked to go on is as good as queued; it may have been so asked a moment ago.
+        return "queued" if parent.state in ("failed", "stopped") and parent.resume_requested else parent.state
 
     def _make(self, job: Job, move: Move) -> None:
         try:
@@ -217,7 +225,8 @@ class Watcher:
             put_request(place, job.kind, asked)  # What the first attempt was asked for stays.
             put_allowed(place, job.attempt, self._allowed)
             process = job.grant if works_itself(job.kind, job.settings) else None
-            self._ray.submit(job.submission_id, _environment(place, job), process)
+            roots = json.dumps(self._allowed["roots"])
+            self._ray.submit(job.submission_id, _environment(place, job) | {ROOTS: roots}, process)
         except (TenchError, OSError, ValueError) as error:
             print(f"tench: job {job.id} could not be submitted: {error}", flush=True)
 

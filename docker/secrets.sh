@@ -3,8 +3,7 @@
 #   docker/secrets.sh [FOLDER]      (docker/secrets unless told)
 # The folder is closed to other users. Its files are not: several users read them, inside containers, by mounts.
 set -euo pipefail
-cd "$(dirname "$0")"
-folder=${1:-secrets}
+folder=${1:-$(dirname "$0")/secrets}
 umask 077
 mkdir -p "$folder"
 chmod 700 "$folder"

@@ -17,13 +17,16 @@ END_WITHIN_S = 70.0
 def main(address: str) -> int:
     """Stop them; 1 if some were still at work in the end, or if Ray does not answer."""
     ray = RayJobs(address, _token())
+    asked: set[str] = set()
     try:
-        for job in ray.running():
-            ray.stop(job)
         deadline = time.monotonic() + END_WITHIN_S
         while time.monotonic() < deadline:
-            if not ray.running():
+            running = ray.running()
+            if not running:
                 return 0
+            for job in set(running) - asked:  # also those that were started meanwhile
+                ray.stop(job)
+                asked.add(job)
             time.sleep(0.5)
     except RayUnreachable as error:
         print(f"tench: {error}", file=sys.stderr)

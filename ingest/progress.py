@@ -242,6 +242,10 @@ class RunReader:
         """True once the attempt's driver has put its first file."""
         return self.place.exists(_attempt_path(attempt))
 
+    def was_told_to_stop(self, attempt: int) -> bool:
+        """True once somebody asked the attempt to end at its next safe point."""
+        return self.place.exists(_stop_path(attempt))
+
     def request(self) -> dict[str, Any]:
         """What was asked for. Raises FileNotFoundError if this is no run folder."""
         return self._read("request.json")

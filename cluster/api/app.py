@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
+from obstore.exceptions import BaseError
 from sqlalchemy.exc import DatabaseError
 from starlette.exceptions import HTTPException
 
@@ -14,7 +15,7 @@ from cluster.access import Tokens
 from cluster.api.counters import Counters
 from cluster.api.described import describe_api
 from cluster.api.guard import Guard, Limits
-from cluster.api.problems import Problem, problem_response
+from cluster.api.problems import Problem, first_line, problem_response
 from cluster.api.routes_cluster import add_cluster
 from cluster.api.routes_datasets import add_datasets
 from cluster.api.routes_jobs import add_jobs, add_wishes
@@ -80,6 +81,11 @@ def _add_errors(app: FastAPI) -> None:
     async def on_store(request: Request, error: DatabaseError) -> Response:
         words = "The store of jobs does not answer; nothing was changed. Ask again."
         return problem_response(503, words, headers={"Retry-After": "2"})
+
+    @app.exception_handler(BaseError)
+    @app.exception_handler(OSError)
+    async def on_place(request: Request, error: Exception) -> Response:
+        return problem_response(503, f"A place of data does not let itself be read: {first_line(error)}")
 
     @app.exception_handler(Exception)
     async def on_ours_alone(request: Request, error: Exception) -> Response:

@@ -7,13 +7,12 @@ with it decoders and threads: a process of its own draws it, one at a time.
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from cluster.api.problems import Problem
+from cluster.api.turns import Turns
 from cluster.jobs import Job
 from ingest import look, look_gallery
 from ingest.dataset import Dataset
@@ -25,30 +24,10 @@ DatasetPicture = Literal["contact.png", "mean.png", "pca.png", "augmentation.png
 KEPT = 64
 SHEET_SIZE = ("--samples", "4", "--epochs", "5", "--tile", "192")
 SHEET_S = 120
-MOST_WAITING = 8
-"""More than a browser asks for at once, and few of the threads that answer requests."""
-
-
-class _OneAtATime:
-    """A lock for work that takes long. Raises Problem 503 where so many wait already that others would go short."""
-
-    def __init__(self) -> None:
-        self._lock, self._places = threading.Lock(), threading.BoundedSemaphore(MOST_WAITING)
-
-    def __enter__(self) -> None:
-        if not self._places.acquire(blocking=False):
-            raise Problem(503, "Too many pictures are being drawn; ask again.", headers={"Retry-After": "2"})
-        self._lock.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
-        self._places.release()
-
-
-_drawing, _drawing_sheet = _OneAtATime(), _OneAtATime()
+_drawing, _drawing_sheet = (Turns("pictures are being drawn") for _ in range(2))
 """Held while a dataset's picture is drawn; the sheet takes long, and the others do not wait for it."""
 _drawn: dict[tuple[str, str, DatasetPicture], bytes] = {}
-_decoding = _OneAtATime()
+_decoding = Turns("pictures are being drawn")
 """Held while a broken picture is decoded: the library's switch for it counts for the whole process."""
 
 

@@ -5,10 +5,12 @@ import json
 import time
 from typing import Any
 
+from obstore.exceptions import BaseError
 from pydantic import ValidationError
 
 from cluster.access import Roots
-from cluster.api.problems import Problem
+from cluster.api.problems import Problem, first_line
+from cluster.api.turns import Turns
 from cluster.commands import part_of, with_run_beside
 from cluster.jobs import Job
 from cluster.ledger import Capacity, needs_of, never_fits
@@ -24,6 +26,8 @@ from trainer.settings import TrainSettings
 
 UNPROCESSABLE = 422
 MAX_KEY_LENGTH = 200
+_forecasting = Turns("dry runs are being worked out", waiting=3)
+"""A source is listed and planned for one: of millions of pictures that takes minutes, and memory."""
 
 
 def checked_settings(request: JobRequest, store: Store, roots: Roots) -> Settings:
@@ -82,9 +86,12 @@ def dry_run(request: JobRequest, settings: Settings, capacity: Capacity | None, 
         facts["needs"] = {"cpus": needs.cpus, "gpus": needs.gpus, "memory_bytes": needs.memory}
         facts["never"] = never_fits(request.kind, values, needs, capacity)
     try:
-        return facts | _forecast(settings, values, runs)
+        with _forecasting:
+            return facts | _forecast(settings, values, runs)
     except TenchError as error:
         raise Problem(UNPROCESSABLE, error.message) from error
+    except (OSError, BaseError) as error:
+        raise Problem(UNPROCESSABLE, f"cannot be read by the service: {first_line(error)}") from error
 
 
 def _forecast(settings: Settings, values: dict[str, Any], runs: Place) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from cluster.api import artifacts, events, logs
 from cluster.api.problems import Problem, problems
 from cluster.api.service import JobId, Service, png_response
+from cluster.api.turns import Turns
 from cluster.api.views import EventsView, SeriesView
 from cluster.jobs import Job
 from cluster.launcher import RayUnreachable
@@ -33,6 +34,8 @@ PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 ATTEMPT = Query(ge=1, description="Number of the attempt; the newest one unless told.")
 TAIL = Query(ge=1, le=logs.MAX_LINES, description="So many lines of the end; all that is kept unless told.")
 FOLLOW = Query(description="Go on with what is written, until the attempt has ended.")
+_asking_ray = Turns("logs are being read", at_once=8, waiting=0)
+"""A Ray that hangs keeps each of them for its whole time limit."""
 AFTER = Query(description="Mark of an event: answer those after it as JSON, not as a stream.")
 
 
@@ -117,8 +120,12 @@ def _add_logs(app: FastAPI, service: Service) -> None:
         def look() -> logs.Log:
             return service.ray.log(replace(job, attempt=number).submission_id)
 
+        note = service.ray_note()
+        if not note["reachable"]:
+            raise Problem(503, note.get("error") or "Ray cannot be reached; its logs come back with it.")
         try:
-            log = look()
+            with _asking_ray:
+                log = look()
         except RayUnreachable as error:
             raise Problem(503, error.message) from error
         text = log.text() if tail is None else log.last_lines(tail)

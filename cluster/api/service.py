@@ -96,4 +96,5 @@ def _view(job: Job, progress: Progress | None, reachable: bool) -> dict[str, Any
     values["progress"] = progress.model_dump() if progress is not None else None
     values["unknown"] = job.state in ADMITTED and not reachable
     values["has_ended"] = job.is_over
+    values["last_attempt"] = job.last_attempt
     return values

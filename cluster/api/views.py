@@ -71,7 +71,13 @@ class JobView(View):
     """Number of the attempt under way, or of the last one; 0 before the first."""
 
     max_attempts: int
-    """It fails for good when this attempt is lost."""
+    """How many attempts were asked for, of those that count."""
+
+    uncounted: int
+    """Attempts that do not count: interrupted ones, and all before a resume."""
+
+    last_attempt: int
+    """Number of the last attempt that it may have: it fails for good when this one is lost."""
 
     stop_requested: bool
     """Somebody wants it stopped."""

@@ -200,7 +200,7 @@ def job_lines(job: dict[str, Any]) -> list[str]:
         "state": f"{job['state']} (as last heard; Ray cannot be reached)" if job["unknown"] else job["state"],
         "after": job["after"], "priority": job["priority"] or None, "asked by": job["asked_by"],
         "stop asked by": job["stop_by"], "resume asked by": job["resume_by"], **times,
-        "attempt": f"{job['attempt']} of at most {job['max_attempts']}" if job["attempt"] else None,
+        "attempt": f"{job['attempt']} of at most {job['last_attempt']}" if job["attempt"] else None,
         "progress": _progress(job) if not job["has_ended"] and not job["error"] else None,
         "error": job["error"], "exit code": job["exit_code"],
     }  # fmt: skip

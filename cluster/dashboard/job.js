@@ -158,7 +158,7 @@ function show(view) {
 
 function aboutWords(job) {
   const words = [job.id];
-  if (job.attempt > 1) words.push(`attempt ${job.attempt} of at most ${job.max_attempts}`);
+  if (job.attempt > 1) words.push(`attempt ${job.attempt} of at most ${job.last_attempt}`);
   if (job.after) words.push(`after ${job.after}`);
   if (f.TERMINAL.includes(job.state) && job.ended_at) words.push(`ended ${f.ago(job.ended_at)}`);
   return words.join(" · ");

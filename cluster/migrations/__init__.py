@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from ingest.errors import RefusedError
 
-NEWEST = "0002"
+NEWEST = "0003"
 FIRST = "0001"
 """The schema of the stores that were made before there were revisions."""
 ADVISORY_LOCK = 7_236_942_114

@@ -30,6 +30,8 @@ class RayApi:
     demands_token: bool = True
     before_submit: Callable[[], None] = lambda: None
     """Runs as soon as it is asked to take a job; an exception cuts the connection instead of an answer."""
+    before_log: Callable[[], None] = lambda: None
+    """Runs before it tells a log."""
 
     def say(self, submission_id: str, status: str) -> None:
         """From now on Ray says this of a job, which may be on its way."""
@@ -55,6 +57,7 @@ class RayApi:
         if parts[:2] != ["api", "jobs"] or parts[2] not in self.jobs:
             return 404, {"detail": f"no job {path}"}
         if parts[3:] == ["logs"]:
+            self.before_log()
             return 200, {"logs": self.logs.get(parts[2], "")}
         if parts[3:] == ["stop"]:
             self.stops.append(parts[2])

@@ -11,12 +11,15 @@ import pytest
 from PIL import Image
 
 from cluster.api import artifacts
-from cluster.api.artifacts import MOST_WAITING, _OneAtATime
 from cluster.api.problems import Problem
+from cluster.api.turns import Turns
+
+PLACES = 8
+"""One that draws and seven that wait."""
 
 
 def test_one_is_drawn_while_a_few_wait_and_more_are_told_to_come_again() -> None:
-    turns, go_on = _OneAtATime(), threading.Event()
+    turns, go_on = Turns("pictures are being drawn"), threading.Event()
     inside: list[int] = []
 
     def draw() -> int:
@@ -27,13 +30,13 @@ def test_one_is_drawn_while_a_few_wait_and_more_are_told_to_come_again() -> None
             inside.pop()
         return 200
 
-    with ThreadPoolExecutor(MOST_WAITING + 3) as pool:
-        asked = [pool.submit(draw) for _ in range(MOST_WAITING + 3)]
+    with ThreadPoolExecutor(PLACES + 3) as pool:
+        asked = [pool.submit(draw) for _ in range(PLACES + 3)]
         refused = [one.exception() for one in itertools.islice(as_completed(asked, 30), 3)]
         go_on.set()
         drawn = [one.result(30) for one in asked if one.exception(30) is None]
     assert [(e.status_code, e.headers) for e in refused if isinstance(e, Problem)] == [(503, {"Retry-After": "2"})] * 3
-    assert drawn == [200] * MOST_WAITING
+    assert drawn == [200] * PLACES
     with turns:
         pass
 
@@ -49,8 +52,8 @@ def test_a_picture_that_many_ask_for_at_once_is_drawn_once(
         return honest(uri, name)
 
     monkeypatch.setattr(artifacts, "_draw", counted)
-    with ThreadPoolExecutor(MOST_WAITING) as pool:
-        found = set(pool.map(lambda _: artifacts.of_dataset(uri, name), range(MOST_WAITING)))
+    with ThreadPoolExecutor(PLACES) as pool:
+        found = set(pool.map(lambda _: artifacts.of_dataset(uri, name), range(PLACES)))
     assert drawn == [name]
     (picture,) = found
     assert Image.open(io.BytesIO(picture)).format == "PNG"

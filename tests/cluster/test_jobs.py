@@ -156,7 +156,8 @@ def test_a_process_that_just_ended_gets_time_for_its_result_to_show_up() -> None
 def test_an_interruption_from_outside_is_not_counted_and_the_job_goes_on() -> None:
     job = job_in("queued")
     for _ in range(10):
-        for sight in (GRANT, Sight(ray="running", begun=True), ended_as("stopped"), ended_as("stopped")):
+        ended = replace(ended_as("stopped"), ray="absent")
+        for sight in (GRANT, Sight(ray="running", begun=True), ended, ended):
             job = after(job, sight)
     assert (job.state, job.attempt) == ("queued", 10)
 
@@ -165,10 +166,36 @@ def test_an_interruption_from_outside_is_not_counted_and_the_job_goes_on() -> No
 def test_a_resumed_job_is_queued_with_new_attempts_and_a_clean_slate(state: str) -> None:
     told = {"error": "full disk", "exit_code": 1, "result": {"ok": False}, "stop_requested": True}
     job = after(job_in(state, attempt=3, resume_requested=True, **told), Sight())
-    assert (job.state, job.attempt, job.max_attempts) == ("queued", 3, 6)
+    assert (job.state, job.attempt, job.max_attempts, job.last_attempt) == ("queued", 3, 3, 6)
     assert (job.error, job.exit_code, job.result) == (None, None, None)
     assert (job.stop_requested, job.resume_requested) == (False, False)
     assert after(job, GRANT).attempt == 4
+
+
+def test_a_resumed_job_has_as_many_attempts_more_as_were_asked_for() -> None:
+    job = after(job_in("stopped", attempt=7, max_attempts=50, resume_requested=True), Sight())
+    assert (job.max_attempts, job.last_attempt) == (50, 57)
+
+
+def test_a_process_that_the_end_of_the_service_took_along_is_no_lost_attempt() -> None:
+    job = after(job_in("running", attempt=3, max_attempts=3), replace(GONE, told_to_stop=True))
+    assert (job.state, job.last_attempt) == ("lost", 4)
+    assert next_move(job, replace(GONE, told_to_stop=True), NOW + 11.0).to == "queued"  # type: ignore[union-attr]
+
+
+def test_a_process_that_vanished_on_its_way_to_a_stop_that_was_asked_for_is_stopped() -> None:
+    job = after(job_in("running", stop_requested=True), replace(GONE, told_to_stop=True))
+    assert after(job, replace(GONE, told_to_stop=True)).state == "stopped"
+
+
+def test_an_interrupted_job_waits_until_its_ray_is_another_or_proves_to_stay() -> None:
+    same_ray = ended_as("stopped")
+    job = after(job_in("running"), same_ray)
+    assert next_move(job, same_ray, NOW + 89.0) is None
+    for sight, now in ((replace(same_ray, ray="absent"), NOW), (same_ray, NOW + 90.0)):
+        move = next_move(job, sight, now)
+        assert move is not None
+        assert move.to == "queued"
 
 
 def test_a_job_that_succeeded_is_never_resumed() -> None:

@@ -1,7 +1,11 @@
 """The log of a job: its end, however long it is and however it arrives, and what comes while one looks."""
 
+import itertools
 import json
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import pytest
 from hypothesis import given
@@ -94,6 +98,42 @@ def test_a_followed_log_tells_what_comes_and_ends_with_the_job(with_ray: Served,
     assert answer.read() == b"last words\n"
     connection.close()
     assert with_ray.get(f"/v1/jobs/{job}").json()["state"] == "succeeded"
+
+
+def test_a_ray_that_hangs_over_logs_leaves_threads_for_everybody_else(with_ray: Served, api: RayApi) -> None:
+    job = put_job(with_ray.home, state="succeeded", attempt=1)
+    api.jobs[f"tench-{job}-1"] = {"status": "FAILED"}
+    go_on = threading.Event()
+
+    def hang() -> None:
+        go_on.wait(60)
+
+    api.before_log = hang
+    path = f"/v1/jobs/{job}/logs"
+    with ThreadPoolExecutor(48) as pool:
+        asked = [pool.submit(with_ray.get, path) for _ in range(48)]
+        turned_away = [answer.result().status for answer in itertools.islice(as_completed(asked, 60), 40)]
+        assert set(turned_away) == {503}
+        assert with_ray.get(f"/v1/jobs/{job}").status == 200
+        go_on.set()
+        assert sorted(answer.result(60).status for answer in asked) == [200] * 8 + [503] * 40
+    api.before_log = lambda: None
+    assert with_ray.get(path).status == 200
+
+
+def test_while_ray_is_out_of_reach_a_log_is_not_waited_for(with_ray: Served, api: RayApi) -> None:
+    job = put_job(with_ray.home, state="succeeded", attempt=1)
+    api.jobs[f"tench-{job}-1"] = {"status": "FAILED"}
+    asked: list[int] = []
+    api.broken = True
+    while with_ray.get("/v1/cluster").json()["reachable"]:
+        time.sleep(0.1)
+    api.before_log = lambda: asked.append(1)
+    answer = with_ray.get(f"/v1/jobs/{job}/logs")
+    api.broken, api.before_log = False, lambda: None
+    assert (answer.status, "HTTP 500" in answer.json()["detail"], asked) == (503, True, [])
+    while not with_ray.get("/v1/cluster").json()["reachable"]:
+        time.sleep(0.1)
 
 
 def test_control_characters_of_a_log_do_not_pass_for_another_kind_of_content(with_ray: Served, api: RayApi) -> None:

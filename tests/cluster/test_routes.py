@@ -170,6 +170,17 @@ def test_a_job_whose_places_are_not_allowed_any_more_is_not_resumed(served: Serv
     assert not served.get(f"/v1/jobs/{job}").json()["resume_requested"]
 
 
+def test_a_job_with_as_many_attempts_as_may_be_is_resumed_and_cloned_after_an_interruption(served: Served) -> None:
+    dataset = f"{served.root}/d"
+    job = put_job(
+        served.home, state="stopped", settings={"dataset": dataset}, attempt=3, max_attempts=1000, uncounted=2
+    )
+    assert served.get(f"/v1/jobs/{job}").json()["last_attempt"] == 1002
+    clone = served.ask("POST", f"/v1/jobs/{job}/clone")
+    assert (clone.status, clone.json()["max_attempts"]) == (201, 1000)
+    assert served.ask("POST", f"/v1/jobs/{job}/resume").status == 200
+
+
 def test_a_clone_is_a_new_job_of_the_same_request(served: Served) -> None:
     job = served.submit(name="first", priority=3, max_attempts=50)
     served.stopped(job["id"])
@@ -252,6 +263,21 @@ def test_a_dry_run_of_an_ingest_says_what_it_would_do_and_does_nothing(served: S
     missing = {**settings, "source": f"{served.root}/missing"}
     answer = served.ask("POST", "/v1/jobs?dry_run=true", {"kind": "ingest", "settings": missing})
     assert (answer.status, f"{served.root}/missing" in answer.json()["detail"]) == (422, True)
+
+
+def test_a_source_that_cannot_be_read_is_told_not_a_mistake_of_the_service(served: Served) -> None:
+    settings = {"source": f"{served.root}/{'x' * 300}", "dataset": f"{served.root}/new"}
+    answer = served.ask("POST", "/v1/jobs?dry_run=true", {"kind": "ingest", "settings": settings})
+    assert (answer.status, "File name too long" in answer.json()["detail"]) == (422, True)
+
+
+@pytest.mark.parametrize("switch", ["loader.crop=4", "network.widths=[1]", "network.widths=[1,1,1,1,1]"])
+def test_switches_that_do_not_go_together_are_told_in_a_dry_run(
+    switch: str, served: Served, served_dataset: Path
+) -> None:
+    settings = {"dataset": str(served_dataset), "switch": [switch]}
+    answer = served.ask("POST", "/v1/jobs?dry_run=true", {"kind": "train", "settings": settings})
+    assert answer.status == 422, answer.json()
 
 
 def test_a_dry_run_of_a_training_counts_steps_and_parameters(served: Served, served_dataset: Path) -> None:

@@ -172,7 +172,9 @@ def test_the_description_of_the_service_is_valid_json_and_explains_every_route(s
 
 
 def test_an_answer_about_a_job_has_all_that_the_store_knows_of_it(served: Served) -> None:
-    assert set(JobView.model_fields) == {f.name for f in fields(Job)} | {"progress", "unknown", "has_ended"}
+    assert set(JobView.model_fields) == {f.name for f in fields(Job)} | {
+        "progress", "unknown", "has_ended", "last_attempt",
+    }  # fmt: skip
     job = served.submit()
     assert set(job) == set(served.get(f"/v1/jobs/{job['id']}").json()) == set(JobView.model_fields)
 

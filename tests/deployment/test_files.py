@@ -180,7 +180,8 @@ def test_the_gpu_file_changes_services_of_the_first_and_asks_for_the_build_for_g
 def test_secrets_are_made_once_in_a_folder_that_is_closed_to_others(tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
     for _ in range(2):
-        subprocess.run(["bash", DOCKER / "secrets.sh", folder], check=True, capture_output=True)
+        command = ["bash", str(DOCKER / "secrets.sh"), os.path.relpath(folder, DOCKER.parent)]
+        subprocess.run(command, check=True, capture_output=True, cwd=DOCKER.parent)
         made = {path.name: path.read_text() for path in folder.iterdir()}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert set(made) == {"ray_token", "store_password"}
