@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TENCH = Path(sys.executable).parent / "tench"
 EPOCHS = 4
-SETTINGS = ("--preset", "demo", "--learning-rate", "0.002", "--num-workers", "2", "--switch", "loader.crop=112")
+SETTINGS = ("--preset", "demo", "--learning-rate", "0.002", "--num-workers", "2", "--switch", "loader.crop=84")
 HIGHEST_ERROR = 0.75
 
 
@@ -34,7 +34,7 @@ def dataset(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("imagenette")
     with tarfile.open(shared_data / "imagenette-small.tar") as archive:
         archive.extractall(folder / "source", filter="data")
-    facts = tench(folder, "ingest", folder / "source", folder / "dataset", "--samples-per-shard", 256, "--side", 128)
+    facts = tench(folder, "ingest", folder / "source", folder / "dataset", "--samples-per-shard", 256, "--side", 96)
     assert (facts["num_samples"], facts["num_quarantined"]) == (1860, 0)
     assert tench(folder, "verify", folder / "dataset")["ok"]
     return folder / "dataset"
