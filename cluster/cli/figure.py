@@ -41,7 +41,7 @@ def kernels(run: Run, out: Out = None, *, json: Json = False) -> int:
 
 @figure.command
 def curves(*runs: Runs, json: Json = False) -> int:
-    """Draw training loss, validation errors and learning rate; several runs in one picture.
+    """Draw training loss, validation errors and learning rate; several runs in one picture (curves-compared.png).
 
     Drawn into its own folder, the picture of one run shows on the run's model card.
     """
@@ -50,8 +50,9 @@ def curves(*runs: Runs, json: Json = False) -> int:
     from trainer.model_card import show_curves
 
     folders, out = _split(runs)
-    exit_code = _write(curves_figure(folders), "curves", folders[0], out, json)
-    if out is None and len(folders) == 1:
+    alone = len(folders) == 1
+    exit_code = _write(curves_figure(folders), "curves" if alone else "curves-compared", folders[0], out, json)
+    if out is None and alone:
         show_curves(Place(folders[0]))
     return exit_code
 

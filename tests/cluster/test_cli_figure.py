@@ -39,6 +39,15 @@ def test_a_picture_goes_where_it_is_told_or_into_the_first_run(name: str, capsys
     assert Image.open(path).format == "PNG"
 
 
+def test_a_comparison_leaves_the_picture_of_one_run_as_it_is(capsys: Capture) -> None:
+    assert run(["figure", "curves", "relu-run"]) == 0
+    alone = Path("relu-run/figures/curves.png").read_bytes()
+    assert run(["figure", "curves", "relu-run", "tanh-run", "--json"]) == 0
+    compared = Path(printed(capsys)["picture"])
+    assert compared == Path("relu-run/figures/curves-compared.png").absolute()
+    assert Path("relu-run/figures/curves.png").read_bytes() == alone != compared.read_bytes()
+
+
 def test_json_gives_the_numbers_that_are_drawn(capsys: Capture) -> None:
     assert run(["figure", "relu-tanh", "tanh-run", "relu-run", "f.png", "--json"]) == 0
     # 0.4 to 0.1 within the second epoch, 0.4 to 0.2 within the third.
