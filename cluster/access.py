@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
+from ingest.confined import lies_in
 from ingest.errors import RefusedError, UsageError
 from ingest.storage import REMOTE_SCHEMES, WEB_SCHEMES, Place
 
@@ -137,8 +138,7 @@ def _inside(uri: str, root: str) -> bool:
         parts, base_parts = uri.split("/"), root.split("/")
         # An object store reads `%2e%2e` as `..`.
         return ".." not in unquote(uri).split("/") and parts[: len(base_parts)] == base_parts
-    resolved, base = Path(os.path.realpath(uri)), Path(os.path.realpath(root))
-    return resolved == base or base in resolved.parents
+    return lies_in(os.path.realpath(uri), os.path.realpath(root))
 
 
 def _hash(token: str) -> str:

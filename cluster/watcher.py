@@ -21,6 +21,7 @@ from ingest.confined import ROOTS
 from ingest.errors import TenchError
 from ingest.progress import RunReader, ask_to_stop, put_allowed, put_request
 from ingest.storage import STAY_ON_HOST, Place
+from ingest.words import first_line
 
 TICK_S = 0.7
 STOP_GRACE_S = 30.0
@@ -41,7 +42,7 @@ class Watcher:
         self, store: Store, ray: RayJobs, runs: Place, roots: list[str], web_hosts: Sequence[str] = ()
     ) -> None:
         self._store, self._ray, self._runs = store, ray, runs
-        self._allowed = {"roots": roots, "web_hosts": list(web_hosts)}
+        self._allowed: dict[str, list[str]] = {"roots": roots, "web_hosts": list(web_hosts)}
         self._stopping = threading.Event()
         self._gone_since: dict[str, float] = {}
         self._misfit_since: dict[str, float] = {}
@@ -59,7 +60,7 @@ class Watcher:
                         self._stopping.wait(TICK_S)
                 self.has_looked.set()
             except sa.exc.SQLAlchemyError as error:
-                self._say_once(f"the store does not answer: {_first_line(error)}")
+                self._say_once(f"the store does not answer: {_said(error)}")
             self._stopping.wait(TICK_S)
 
     def stop(self) -> None:
@@ -98,7 +99,7 @@ class Watcher:
             at_work = [j for j in self._store.open_jobs() if j.state in ADMITTED]
         except sa.exc.OperationalError as error:
             print(
-                f"tench: jobs at work are not asked to stop: the store does not answer: {_first_line(error)}",
+                f"tench: jobs at work are not asked to stop: the store does not answer: {_said(error)}",
                 flush=True,
             )
             return
@@ -118,7 +119,7 @@ class Watcher:
             self._trouble = ""
             self.has_looked.set()
         except sa.exc.OperationalError as error:
-            self._say_once(f"the store does not answer: {_first_line(error)}")
+            self._say_once(f"the store does not answer: {_said(error)}")
         except Exception:  # noqa: BLE001 - one bad tick must not end the watch; it is logged
             traceback.print_exc()
 
@@ -171,10 +172,11 @@ class Watcher:
             self._gone_since.pop(job.submission_id, None)
         result = reader.result(job.attempt)
         last_words = self._last_words(job) if ray == "ended" and result is None else ""
+        # Looked for only where it tells something: of a process that went without a word.
+        told_to_stop = ray in ("ended", "absent") and result is None and reader.was_told_to_stop(job.attempt)
         return Sight(
-            ray, gone_s, last_words, begun=reader.has_begun(job.attempt), told_to_stop=reader.was_told_to_stop(job.attempt),
-            result=result,
-        )  # fmt: skip
+            ray, gone_s, last_words, begun=reader.has_begun(job.attempt), told_to_stop=told_to_stop, result=result
+        )
 
     def _ray_state(self, job: Job) -> RayState:
         try:
@@ -225,8 +227,7 @@ class Watcher:
             put_request(place, job.kind, asked)  # What the first attempt was asked for stays.
             put_allowed(place, job.attempt, self._allowed)
             process = job.grant if works_itself(job.kind, job.settings) else None
-            roots = json.dumps(self._allowed["roots"])
-            self._ray.submit(job.submission_id, _environment(place, job) | {ROOTS: roots}, process)
+            self._ray.submit(job.submission_id, _environment(place, job, self._allowed["roots"]), process)
         except (TenchError, OSError, ValueError) as error:
             print(f"tench: job {job.id} could not be submitted: {error}", flush=True)
 
@@ -254,13 +255,13 @@ def _lasting(note: Mapping[str, Any]) -> dict[str, Any]:
     return {**note, "nodes": [n | dict.fromkeys(MEASURED) for n in note["nodes"]]}
 
 
-def _first_line(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).strip().split("\n")[0]
+def _said(error: Exception) -> str:
+    return first_line(getattr(error, "orig", None) or error)
 
 
-def _environment(place: Place, job: Job) -> dict[str, str]:
+def _environment(place: Place, job: Job, roots: list[str]) -> dict[str, str]:
     return {
         "TENCH_RUN": place.uri, "TENCH_ATTEMPT": str(job.attempt),
         "TENCH_CPUS": str(job.grant.cpus), "TENCH_GPUS": str(job.grant.gpus),
-        STAY_ON_HOST: "1",  # The driver's actors have it, too.
+        STAY_ON_HOST: "1", ROOTS: json.dumps(roots),  # The driver's actors have them, too.
     }  # fmt: skip

@@ -21,7 +21,7 @@ def refuse_astray(place: str, path: str | Path = "") -> None:
     if told is None:
         return
     found = os.path.realpath(os.path.join(place, path))
-    if not any(_lies_in(found, base) for base in (os.path.realpath(place), *_resolved(told))):
+    if not any(lies_in(found, base) for base in (os.path.realpath(place), *_resolved(told))):
         raise RefusedError(
             f"{os.path.join(place, path)}: a link leads from here to {found}, outside of the service's roots "
             f"({', '.join(json.loads(told))}); put the file itself there, or add a root"
@@ -47,5 +47,6 @@ def _resolved(told: str) -> tuple[str, ...]:
     return tuple(os.path.realpath(root) for root in json.loads(told) if "://" not in root)
 
 
-def _lies_in(path: str, base: str) -> bool:
+def lies_in(path: str, base: str) -> bool:
+    """Whether a path is a folder or lies below it; both with their links resolved."""
     return path == base or path.startswith(base.rstrip("/") + "/")

@@ -29,6 +29,7 @@ from obstore.store import HTTPStore, LocalStore, from_url
 
 from ingest.confined import refuse_astray, refuse_links_astray
 from ingest.errors import RefusedError, TenchError
+from ingest.words import first_line
 
 WEB_SCHEMES = ("http://", "https://")
 REMOTE_SCHEMES = ("s3://", "gs://", "az://", *WEB_SCHEMES)
@@ -141,7 +142,7 @@ class Place:
                 attempt += 1
                 if attempt == BODY_ATTEMPTS:
                     raise TenchError(
-                        f"{self.name(path)}: broke off {BODY_ATTEMPTS} times ({str(error).splitlines()[0]}); mend the "
+                        f"{self.name(path)}: broke off {BODY_ATTEMPTS} times ({first_line(error)}); mend the "
                         "connection, then run the same command again"
                     ) from error
 
@@ -242,7 +243,7 @@ class Place:
             yield
         except (OSError, BaseError) as error:
             number = getattr(error, "errno", None) or next(map(int, OS_ERROR.findall(str(error))), 0)
-            reason = os.strerror(number) if number else str(error).splitlines()[0]
+            reason = os.strerror(number) if number else first_line(error)
             remedy = REMEDIES.get(number, "mend the cause")
             raise TenchError(
                 f"{self.name(path)}: cannot be written on {socket.gethostname()} ({reason}); what is finished is kept. "

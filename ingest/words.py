@@ -13,3 +13,8 @@ def size_words(size: int) -> str:
         if size >= bytes_:
             return f"{size / bytes_:,.1f} {unit}"
     return f"{size} bytes"
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, without the details that follow below; its type if it says nothing."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -84,11 +84,10 @@ def _is_due(run: Place, path: str) -> bool:
 def _is_whole(run: Place, path: str) -> bool:
     """Whether its files have their hashes: one that was damaged made its run go back, and is written anew."""
     try:
-        hashes, name, told = _standing(run, path)
-        data = {WEIGHTS: _there(run, path, WEIGHTS), name: told}
+        _verified(run, path)
     except DamageError:
         return False
-    return all(hashlib.sha256(found).hexdigest() == hashes.get(name) for name, found in data.items())
+    return True
 
 
 def complete(run: Place) -> list[str]:
@@ -102,17 +101,13 @@ def complete(run: Place) -> list[str]:
 
 def load(run: Place, path: str) -> Checkpoint:
     """Read a checkpoint. Raises DamageError if it does not have its hashes, RefusedError if it is of a newer Tench."""
-    hashes, state_name, told = _standing(run, path)
-    data = {WEIGHTS: _there(run, path, WEIGHTS), state_name: told}
-    for name, found in data.items():
-        if hashlib.sha256(found).hexdigest() != hashes.get(name):
-            raise DamageError(f"{run.name(path)}/{name}: does not have the hash that was recorded; it was changed")
+    hashes, weights, told = _verified(run, path)
     state = json.loads(told)
     if state["format_version"] > FORMAT_VERSION:
         raise RefusedError(
             f"{run.name(path)}: checkpoint format {state['format_version']}, this Tench reads {FORMAT_VERSION}; update it"
         )
-    tensors = torch.load(io.BytesIO(data[WEIGHTS]), weights_only=True, map_location="cpu")
+    tensors = torch.load(io.BytesIO(weights), weights_only=True, map_location="cpu")
     return Checkpoint(path, state, tensors["network"], tensors["velocity"], hashes[WEIGHTS])
 
 
@@ -228,6 +223,16 @@ def _standing(run: Place, path: str) -> tuple[dict[str, str], str, bytes]:
         if name == DUE and DUE not in _hashes(run, path):
             return _standing(run, path)  # its evaluation has just ended
         raise
+
+
+def _verified(run: Place, path: str) -> tuple[dict[str, str], bytes, bytes]:
+    """A checkpoint's hashes, its weights, and what says where the run stood. Raises DamageError if they do not agree."""
+    hashes, state_name, told = _standing(run, path)
+    weights = _there(run, path, WEIGHTS)
+    for name, found in ((WEIGHTS, weights), (state_name, told)):
+        if hashlib.sha256(found).hexdigest() != hashes.get(name):
+            raise DamageError(f"{run.name(path)}/{name}: does not have the hash that was recorded; it was changed")
+    return hashes, weights, told
 
 
 def _there(run: Place, path: str, name: str) -> bytes:

@@ -94,14 +94,9 @@ def begin(run: RunWriter, settings: TrainSettings, recipe: Recipe, classes: Sequ
         if resumes:
             raise RefusedError("--initial: the run was begun without it; leave it out, or train into a new folder")
         _take(run, settings.initial, asked, recipe, classes)
-    elif taken is not None and settings.initial is not None and (taken["source"] or {}).get("run") not in (
-        None, _name(settings.initial)
-    ):  # fmt: skip
-        raise RefusedError(
-            f"--initial {settings.initial}: the run was begun with {taken['source']['run']}; leave it out, or train into a "
-            "new folder"
-        )
-    elif taken is not None and asked is not None and sorted(asked) != sorted(taken["initial"]["layers"]):
+    elif taken is not None and settings.initial is not None:
+        _refuse_another(settings.initial, (taken["source"] or {}).get("run"))
+    if taken is not None and asked is not None and sorted(asked) != sorted(taken["initial"]["layers"]):
         raise RefusedError(
             f"--initial-layers {settings.initial_layers}: the run was begun with {','.join(taken['initial']['layers'])}; "
             "give the same, or leave it out"
@@ -183,6 +178,14 @@ def _take(run: RunWriter, uri: str, asked: Sequence[str] | None, recipe: Recipe,
     )  # fmt: skip
     if said := _other_function(found.state["recipe"]["network"], recipe.network):
         run.event("warning", f"The layers were learnt in a network with other switches: {'; '.join(said)}.")
+
+
+def _refuse_another(initial: str, begun_with: str | None) -> None:
+    """Raise RefusedError if a run goes on with another --initial than it was begun with, where that is known."""
+    if begun_with not in (None, _name(initial)):
+        raise RefusedError(
+            f"--initial {initial}: the run was begun with {begun_with}; leave it out, or train into a new folder"
+        )
 
 
 def _name(uri: str) -> str:

@@ -15,7 +15,7 @@ from cluster.access import Tokens
 from cluster.api.counters import Counters
 from cluster.api.described import describe_api
 from cluster.api.guard import Guard, Limits
-from cluster.api.problems import Problem, first_line, problem_response
+from cluster.api.problems import Problem, problem_response
 from cluster.api.routes_cluster import add_cluster
 from cluster.api.routes_datasets import add_datasets
 from cluster.api.routes_jobs import add_jobs, add_wishes
@@ -25,6 +25,7 @@ from cluster.api.service import Service
 from cluster.settings import JobRequest
 from cluster.words import problem_words
 from ingest.errors import TenchError
+from ingest.words import first_line
 
 DASHBOARD = Path(__file__).parents[1] / "dashboard"
 

@@ -12,11 +12,6 @@ from starlette.responses import JSONResponse
 MEDIA_TYPE = "application/problem+json"
 
 
-def first_line(error: Exception) -> str:
-    """What a library says, without the details that follow below."""
-    return str(error).strip().split("\n")[0] or type(error).__name__
-
-
 class FieldProblem(BaseModel):
     """What is wrong with one field of a request."""
 

@@ -9,7 +9,7 @@ from obstore.exceptions import BaseError
 from pydantic import ValidationError
 
 from cluster.access import Roots
-from cluster.api.problems import Problem, first_line
+from cluster.api.problems import Problem
 from cluster.api.turns import Turns
 from cluster.commands import part_of, with_run_beside
 from cluster.jobs import Job
@@ -22,6 +22,7 @@ from ingest.manifest import read_manifest
 from ingest.progress import new_run_id
 from ingest.settings import IngestSettings, Settings
 from ingest.storage import REMOTE_SCHEMES, Place
+from ingest.words import first_line
 from trainer.settings import TrainSettings
 
 UNPROCESSABLE = 422

@@ -76,15 +76,15 @@ def grown_and_shrunk(dataset: str, folder: Path) -> dict[str, Any]:
         return {"outcome": training.outcome, "world_sizes": training.world_sizes()}
 
 
-def main(dataset: str, folder: str) -> None:
-    """Play it in a Ray of its own, whose folder goes with it."""
+def play(scenario: Callable[[str, Path], dict[str, Any]], dataset: str, folder: str) -> None:
+    """Play a scenario in a Ray of its own, whose folder goes with it, and print what it gives."""
     place = private_folder()
     try:
         os.environ |= {**LOOPBACK_ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(place / "token"), "RAY_TMPDIR": str(place)}
-        print(json.dumps(grown_and_shrunk(dataset, Path(folder))))
+        print(json.dumps(scenario(dataset, Path(folder))))
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    play(grown_and_shrunk, *sys.argv[1:])

@@ -3,19 +3,15 @@
 python -m tests.trainer.waiting_scenario DATASET FOLDER
 """
 
-import json
-import os
-import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from cluster.ray_session import LOOPBACK_ENVIRONMENT, private_folder
 from ingest.progress import ask_to_stop
 from ingest.storage import Place
 from tests.ingest.cluster_scenarios import simulated
-from tests.trainer.elastic_scenario import PATIENCE_S, Watched
+from tests.trainer.elastic_scenario import PATIENCE_S, Watched, play
 
 QUIET_S = 20
 
@@ -37,15 +33,5 @@ def stopped_without_nodes(dataset: str, folder: Path) -> dict[str, Any]:
         return {"outcome": training.outcome, "seconds": time.monotonic() - asked}
 
 
-def main(dataset: str, folder: str) -> None:
-    """Play it in a Ray of its own, whose folder goes with it."""
-    place = private_folder()
-    try:
-        os.environ |= {**LOOPBACK_ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(place / "token"), "RAY_TMPDIR": str(place)}
-        print(json.dumps(stopped_without_nodes(dataset, Path(folder))))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    play(stopped_without_nodes, *sys.argv[1:])
